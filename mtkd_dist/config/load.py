@@ -1,0 +1,192 @@
+"""From YAML file and flags to one `Config`; every mistake ends in a `ConfigError` that names key, value and remedy.
+
+jsonargparse does the work (types, YAML, nested flags, `--print_config`). Added here: presets as defaults, dashes in
+flags, lists without brackets (`--teachers a.pth edsr`), and the nearest match of a misspelt key or value.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import yaml
+from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
+
+from mtkd_dist.config.presets import PRESETS
+from mtkd_dist.config.tree import Config
+
+
+class ConfigError(ValueError):
+    """The configuration cannot work; the message names the key, the value, what is allowed and the nearest match."""
+
+
+def nearest(word: object, allowed: Iterable[object]) -> str:
+    """` Did you mean 'x'?` for the closest of `allowed`, or nothing when none is close."""
+    found = difflib.get_close_matches(str(word), [str(a) for a in allowed], n=1, cutoff=0.5)
+    return f" Did you mean {found[0]!r}?" if found else ""
+
+
+def keys_of(tree: type, prefix: str = "") -> dict[str, Any]:
+    """Dotted keys of a dataclass tree with their types; a group stands in it as its dataclass."""
+    keys: dict[str, Any] = {}
+    hints = get_type_hints(tree)
+    for field in dataclasses.fields(tree):
+        name = prefix + field.name
+        keys[name] = hints[field.name]
+        if dataclasses.is_dataclass(hints[field.name]):
+            keys |= keys_of(hints[field.name], name + ".")
+    return keys
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def load_config(argv: Sequence[str], prog: str = "mtkd_dist.launch") -> Config:
+    """Read flags and the YAML file that they name.
+
+    `--help` and `--print-config` print and raise `SystemExit`, as argparse does.
+    Errors: ConfigError (unknown key, wrong type or choice, unreadable file).
+    """
+    arguments = _join_lists(_underscores(argv))
+    preset = _preset_of(arguments)
+    parser = _parser(prog)
+    parser.set_defaults(flatten(dataclasses.asdict(PRESETS[preset]())))
+    _refuse_unknown_flags(arguments)
+    try:
+        values = parser.parse_args(arguments)
+    except argparse.ArgumentError as error:
+        raise ConfigError(_explain(str(error))) from None
+    return _build(Config, values)
+
+
+def dump_config(config: Config) -> str:
+    """The tree as YAML; `--config` reads it back to an equal `Config`."""
+    return yaml.safe_dump(dataclasses.asdict(config), sort_keys=False)
+
+
+def _parser(prog: str) -> ArgumentParser:
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = ArgumentParser(prog=prog, description=Config.__doc__, exit_on_error=False, allow_abbrev=False)
+    parser.add_argument("--config", action="config", help="YAML file with any of these keys; flags win over it.")
+    parser.add_class_arguments(Config, as_group=False)
+    return parser
+
+
+def _underscores(argv: Sequence[str]) -> list[str]:
+    """`--num-gpus=8` -> `--num_gpus=8`; values stay as they are."""
+    return [re.sub(r"^--[^=]+", lambda m: "--" + m[0][2:].replace("-", "_"), word) for word in argv]
+
+
+def _join_lists(argv: Sequence[str]) -> list[str]:
+    """`--data a b --scale 4` -> `--data ["a", "b"] --scale 4`: what a list flag takes ends at the next flag."""
+    lists = {"--" + key for key, kind in keys_of(Config).items() if get_origin(kind) is list}
+    joined: list[str] = []
+    words = list(argv)
+    while words:
+        word = words.pop(0)
+        joined.append(word)
+        if word in lists:
+            items: list[str] = []
+            while words and not words[0].startswith("--"):
+                items.append(words.pop(0))
+            if len(items) == 1 and items[0].startswith("["):
+                joined.append(items[0])
+            else:
+                kind = get_args(keys_of(Config)[word[2:]])[0]
+                joined.append(json.dumps(items if kind is str else [_number(word, item) for item in items]))
+    return joined
+
+
+def _number(flag: str, word: str) -> float:
+    try:
+        return float(word)
+    except ValueError:
+        raise ConfigError(f"{flag[2:]}: {word!r} is not a number.") from None
+
+
+def _preset_of(argv: Sequence[str]) -> str:
+    """The preset that flags or the YAML file name; flags win."""
+    preset = _value_of("--preset", argv)
+    file = _value_of("--config", argv)
+    if file is not None:
+        values = _read_yaml(Path(file))
+        _refuse_unknown_keys(values, file)
+        preset = preset or values.get("preset")
+    preset = preset or "demo"
+    if preset not in PRESETS:
+        raise ConfigError(f"preset: {preset!r} is unknown; allowed: {', '.join(PRESETS)}.{nearest(preset, PRESETS)}")
+    return preset
+
+
+def _value_of(flag: str, argv: Sequence[str]) -> str | None:
+    for position, word in enumerate(argv):
+        if word == flag and position + 1 < len(argv):
+            return argv[position + 1]
+        if word.startswith(flag + "="):
+            return word.split("=", 1)[1]
+    return None
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"config: cannot read {path}: {error.strerror}.") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"config: {path} is not YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"config: {path} holds {type(values).__name__}, expected a mapping of keys to values.")
+    return values
+
+
+def _refuse_unknown_keys(values: Mapping[str, Any], file: str) -> None:
+    known = keys_of(Config)
+    for key in flatten(values):
+        if key not in known:
+            raise ConfigError(f"{file}: unknown key {key!r}.{nearest(key, known)} `--help` lists all keys.")
+
+
+def _refuse_unknown_flags(argv: Sequence[str]) -> None:
+    known = [*keys_of(Config), "config", "help", "print_config"]
+    for word in argv:
+        flag = word.split("=", 1)[0]
+        if flag.startswith("--") and flag[2:].rstrip("+") not in known:
+            raise ConfigError(f"unknown flag {flag}.{nearest(flag[2:], known)} `--help` lists all flags.")
+
+
+def _explain(message: str) -> str:
+    """jsonargparse's words for a wrong value, with the field's choices and the nearest of them."""
+    found = re.match(r'Parser key "([\w.]+)":\s*(.*?)Got value: (.*)', message, re.DOTALL)
+    if not found:
+        return message
+    key, expected, value = found[1], " ".join(found[2].split()), found[3].strip()
+    kind = keys_of(Config).get(key)
+    if get_origin(kind) is Literal:
+        choices = get_args(kind)
+        return f"{key}: {value!r} is not allowed; one of {', '.join(map(str, choices))}.{nearest(value, choices)}"
+    kind_name = kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind)
+    return f"{key}: {value!r} is not of type {kind_name}." if kind else f"{key}: {value!r}: {expected}"
+
+
+def _build(kind: type, values: Namespace) -> Any:
+    hints = get_type_hints(kind)
+    return kind(
+        **{
+            f.name: _build(hints[f.name], values[f.name]) if dataclasses.is_dataclass(hints[f.name]) else values[f.name]
+            for f in dataclasses.fields(kind)
+        }
+    )

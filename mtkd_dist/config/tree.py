@@ -1,0 +1,124 @@
+"""The configuration tree: what a run is made of, with the sentence under each field as its help text.
+
+Plain data without behaviour, so that every floor may read it. Presets fill it (`presets.py`), a YAML file and flags
+change it (`load.py`), and `mtkd_dist.stages.check` refuses what cannot work.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Scale = Literal[2, 3, 4]
+WireDtype = Literal["float16", "float32", "uint8"]
+
+
+@dataclass(frozen=True)
+class ImagesConfig:
+    """How photographs are read."""
+
+    on_bad: Literal["error", "skip"] = "error"
+    """A photograph that cannot be used: stop and name it, or leave it out and count it."""
+    held_out: float = 0.05
+    """Share of the training photographs that is put aside for the scores when `test` names no folder."""
+    cache: str | None = None
+    """Folder of the decoded images (raw uint8, memory-mapped); default: OUTPUT/images."""
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """One training: a teacher, the aggregator or the student."""
+
+    steps: int = 500_000
+    """Optimizer steps."""
+    batch_size: int = 16
+    """Samples of one step over all student workers together."""
+    patch: int = 32
+    """Side of the low-resolution crop in pixels."""
+    learning_rate: float = 2e-4
+    """Adam's learning rate at the start."""
+    halve_at: list[float] = field(default_factory=lambda: [0.5, 0.8, 0.9, 0.95])
+    """The learning rate is halved at these shares of `steps`."""
+    ema: float = 0.999
+    """Decay of the exponential moving average whose weights are the result; 0 keeps the last weights."""
+    clip_grad: float = 0.0
+    """Largest norm of the gradient; 0 leaves it as it is."""
+    checkpoint_every: int = 5_000
+    """Steps between checkpoints."""
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """The student half of MTKD: wavelet loss to the aggregated image + l1_weight x L1 to the truth."""
+
+    levels: int = 1
+    """Levels of the Haar transform."""
+    l1_weight: float = 0.1
+    """Weight of the L1 distance between student and high-resolution truth."""
+
+
+@dataclass(frozen=True)
+class LinkConfig:
+    """The bounded queue between teacher pool and student pool."""
+
+    slot_size: int = 4
+    """Samples of one lease: what a teacher worker answers at a time. A step has batch_size / slot_size slots."""
+    window_steps: int = 4
+    """Steps that the teachers may be ahead of the slowest student."""
+    max_bytes: int = 1 << 30
+    """Largest number of bytes of answers that wait in the object store."""
+    wire: WireDtype = "float16"
+    """Type in which teacher signals travel."""
+    starved_seconds: float = 600.0
+    """A student that waits longer than this for a batch stops the run with a message."""
+
+
+@dataclass(frozen=True)
+class ClusterConfig:
+    """The Ray cluster that the pools run on."""
+
+    address: str | None = None
+    """Address of a running Ray cluster; default: a cluster of this machine that ends with the run."""
+    dashboard: bool = True
+    """Show Ray's dashboard (on this machine only)."""
+    teacher_workers: int | None = None
+    """Teacher workers where there is no GPU; default: half of the cores."""
+    student_workers: int | None = None
+    """Student workers where there is no GPU; default: 1."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Distil several super-resolution teachers into one small student."""
+
+    preset: str = "demo"
+    """Where the defaults of all other keys come from."""
+    output: str = "runs/demo"
+    """Folder of everything that the run writes."""
+    data: list[str] = field(default_factory=lambda: ["demo"])
+    """Folders of photographs to train on; `demo` stands for those that come with scikit-image."""
+    test: list[str] = field(default_factory=list)
+    """Folders of photographs to score on (FOLDER or NAME=FOLDER); `demo`: held-out photographs of scikit-image."""
+    teachers: list[str] = field(default_factory=lambda: ["edsr", "rcan", "swinir"])
+    """Checkpoint files (FILE or FILE:name=X,input_range=255) or networks to train first (NAME or NAME:width=64)."""
+    student: str = "edsr-baseline"
+    """The network to train (NAME or NAME:width=32,blocks=4)."""
+    aggregator: str = "dctswin"
+    """The network that turns the teachers' images into one (NAME or NAME:width=48)."""
+    scale: Scale = 4
+    """Enlargement."""
+    num_gpus: int | None = None
+    """GPUs of both pools together; default: all that the cluster has."""
+    teacher_gpus: int | None = None
+    """GPUs of the teacher pool; default: three quarters of `num_gpus`."""
+    student_gpus: int | None = None
+    """GPUs of the student pool; default: what the teacher pool leaves."""
+    seed: int = 0
+    """Seed of the weights and of the plan."""
+    images: ImagesConfig = field(default_factory=ImagesConfig)
+    teacher_training: TrainingConfig = field(default_factory=TrainingConfig)
+    aggregate: TrainingConfig = field(default_factory=TrainingConfig)
+    distil: TrainingConfig = field(default_factory=TrainingConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    link: LinkConfig = field(default_factory=LinkConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)

@@ -1,0 +1,121 @@
+"""Photographs from files: a file either becomes 8-bit RGB without a change of meaning, or is refused by name."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
+
+_GREY16_MODES = frozenset({"I;16", "I;16B", "I;16L"})
+_COLOUR_KEY_MODES = _GREY16_MODES | {"1", "L", "RGB"}
+_EIGHT_BIT_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX"})
+
+
+class ImageError(ValueError):
+    """An image file that cannot be used: which file, what was found in it, and what mends it."""
+
+    def __init__(self, path: str | Path, found: str, mend: str) -> None:
+        super().__init__(path, found, mend)
+        self.path, self.found, self.mend = Path(path), found, mend
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.found}; {self.mend}"
+
+
+def list_images(folder: str | Path) -> list[Path]:
+    """The image files under a folder and its subfolders, linked ones included, sorted by their path below the folder.
+
+    Args:
+        folder: a folder, whose files count by their suffix (:data:`IMAGE_SUFFIXES`, any case), or one file, which gives
+            itself.
+
+    Raises:
+        ValueError: if the folder is missing or holds no image.
+        OSError: if a subfolder cannot be read.
+    """
+    folder = Path(folder)
+    if folder.is_file():
+        return [folder]
+    if not folder.is_dir():
+        raise ValueError(f"no such folder or image file: {folder}")
+    images = []
+    visited = set()  # ends the loops that links to a parent folder make
+    for parent, subfolders, files in os.walk(folder, followlinks=True, onerror=_raise):
+        real = os.path.realpath(parent)
+        if real in visited:
+            subfolders.clear()
+            continue
+        visited.add(real)
+        subfolders.sort()
+        images += [Path(parent, name) for name in files if Path(name).suffix.lower() in IMAGE_SUFFIXES]
+    if not images:
+        raise ValueError(
+            f"no images in {folder}: looked, also in its subfolders, for {' '.join(sorted(IMAGE_SUFFIXES))}"
+        )
+    return sorted(images, key=lambda path: path.relative_to(folder).as_posix())
+
+
+def read_image(path: str | Path) -> NDArray[np.uint8]:
+    """Read one picture as 8-bit RGB, turned upright as its EXIF orientation says.
+
+    Grey becomes three equal channels, a palette its colours; an alpha channel that is opaque everywhere is dropped.
+    16-bit grey becomes round(v/257). 16-bit *colour* becomes v>>8, at most one level away from that: Pillow drops the
+    low byte while it decodes. Colour profiles are not applied, as is the custom of the field.
+
+    Returns:
+        (H, W, 3) uint8 in [0, 255].
+
+    Raises:
+        ImageError: for a missing, damaged, truncated or oversized file (twice ``PIL.Image.MAX_IMAGE_PIXELS``); several
+            pictures in one file; real transparency; or samples other than 8- or 16-bit grey or RGB, such as CMYK or
+            float.
+    """
+    if not Path(path).is_file():
+        raise ImageError(path, "no such file", "correct the path")
+    try:
+        with Image.open(path) as image:
+            # An MPO is the JPEG of a phone or stereo camera: the photograph comes first, its companions are no loss.
+            frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+            image.load()
+            upright = ImageOps.exif_transpose(image)
+    except Image.DecompressionBombError as error:
+        raise ImageError(path, f"too large to decode safely ({error})", "cut it into smaller images") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's parsers raise whatever a damaged file makes them stumble over
+        found = f"not a readable image ({type(error).__name__}: {error}; {os.path.getsize(path)} bytes)"
+        raise ImageError(path, found, "restore it from its source, or take it out of the folder") from error
+    if frames > 1:
+        raise ImageError(path, f"{frames} pictures in one file", "save the one that is meant as a file of its own")
+    return _to_rgb(upright, path)
+
+
+def _to_rgb(image: Image.Image, path: str | Path) -> NDArray[np.uint8]:
+    if "transparency" in image.info and image.mode in _COLOUR_KEY_MODES:
+        # Not compared with the pixels: Pillow gives the key at the depth of the file and the pixels at 8 bits.
+        raise ImageError(path, "one colour is marked as transparent", "save it as RGB without transparency")
+    if image.mode in _GREY16_MODES:
+        grey = (np.asarray(image).astype(np.uint32) + 128) // 257
+        return np.repeat(grey.astype(np.uint8)[:, :, None], 3, axis=2)
+    if image.mode not in _EIGHT_BIT_MODES:
+        raise ImageError(
+            path,
+            f"samples of kind {image.mode}, not 8- or 16-bit grey or RGB",
+            "convert it to RGB with its colour profile",
+        )
+    if image.has_transparency_data:
+        rgba = np.asarray(image.convert("RGBA"))
+        if rgba[:, :, 3].min() < 255:
+            seen_through = int((rgba[:, :, 3] < 255).sum())
+            raise ImageError(path, f"{seen_through} transparent pixels", "lay it over a background and save it as RGB")
+        return np.ascontiguousarray(rgba[:, :, :3])
+    return np.array(image.convert("RGB"))
+
+
+def _raise(error: OSError) -> None:
+    raise error

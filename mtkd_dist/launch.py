@@ -1,0 +1,100 @@
+"""`python -m mtkd_dist.launch`: from photographs and teachers to a distilled student with its scores."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from mtkd_dist.config.load import ConfigError, dump_config, load_config
+from mtkd_dist.config.tree import Config
+from mtkd_dist.data import ImageError
+from mtkd_dist.pools.cluster import ClusterError, cluster
+from mtkd_dist.pools.placement import LayoutError
+from mtkd_dist.report.screen import capture_output
+from mtkd_dist.report.tables import summary
+from mtkd_dist.stages.check import check
+from mtkd_dist.stages.pipeline import run_stages
+from mtkd_dist.stages.run import Run, check_layouts, prepare_images
+from mtkd_dist.tracking.tracker import Tracker
+from mtkd_dist.train.trainer import TrainingFailed
+
+EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
+LOG = "launch.log"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    try:
+        config = load_config(sys.argv[1:] if argv is None else argv)
+        check(config)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    output = Path(config.output).resolve()
+    with capture_output(output / LOG) as console:
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+        try:
+            _launch(config, output, console)
+        except (ImageError, ValueError, LayoutError, ClusterError, TrainingFailed, OSError) as error:
+            logging.getLogger(__name__).exception("the launch failed")
+            console.print(f"error: {error}", style="bold red", markup=False, highlight=False)
+            console.print(f"The whole story is in {output / LOG}", highlight=False)
+            return EXIT_USAGE if isinstance(error, LayoutError) else EXIT_FAILED
+        except KeyboardInterrupt:
+            console.print("Interrupted. The same command goes on from the last checkpoint.", highlight=False)
+            return EXIT_INTERRUPTED
+    return EXIT_OK
+
+
+def _launch(config: Config, output: Path, console: Console) -> None:
+    def say(text: str) -> None:
+        console.print(text, highlight=False, markup=False)
+
+    began = time.monotonic()
+    say(f"mtkd-dist  preset {config.preset}, x{config.scale}, student {config.student}, output {output}")
+    (output / "config.yaml").write_text(dump_config(config))
+    tracker = Tracker(output, "mtkd-dist", output.name, lambda text: say(f"warning: {text}"))
+    tracker.start(dataclasses.asdict(config))
+    status = "FAILED"
+    try:
+        with cluster(config.cluster) as resources:
+            say(f"cluster  {resources.cpus} CPUs, {resources.gpus} GPUs, {resources.nodes} node(s)")
+            # A split that cannot work is refused now, not after images are decoded and teachers trained.
+            check_layouts(config, resources)
+            images, sets = prepare_images(config, output, say)
+            run = Run(config, output, console, tracker, resources, images, sets)
+            rows = run_stages(run)
+        tracker.run.metrics({f"psnr_y/{row['set']}/{row['model']}": row["psnr_y"] for row in rows})
+        for name in ("config.yaml", "scores.json", "aggregator.safetensors", "student.safetensors"):
+            tracker.run.artifact(output / name)
+        status = "FINISHED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    finally:
+        tracker.close(status)
+    run.seconds["all together"] = time.monotonic() - began
+    console.print(summary(rows, run.seconds, _files(output)))
+
+
+def _files(output: Path) -> dict[str, str]:
+    """What -> where, for the end of the screen."""
+    return {
+        "student": str(output / "student.safetensors"),
+        "aggregator": str(output / "aggregator.safetensors"),
+        "scores": str(output / "scores.json"),
+        "pictures": str(output / "samples"),
+        "configuration": str(output / "config.yaml"),
+        "log": str(output / LOG),
+        "tracking": f"mlflow ui --backend-store-uri sqlite:///{output / 'mlflow.db'}",
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,61 @@
+"""What a distillation method is: a teacher half that runs in the teacher pool and a student half that is the loss.
+
+A method is a small frozen dataclass of settings. It holds no network, so the same object travels to both pools.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class FrozenNetworks:
+    """What a teacher worker holds. All in eval mode and without gradients; images in [0,1]."""
+
+    teachers: dict[str, nn.Module] = field(default_factory=dict)
+    """Name -> (B,3,h,w) -> (B,3,s*h,s*w). The order is the aggregator's order of channels."""
+    aggregator: nn.Module | None = None
+    """(B,N,3,H,W) -> (B,3,H,W), or None while it is still to be trained."""
+
+    def teacher_images(self, lr: Tensor) -> Tensor:
+        """(B,3,h,w) -> (B,N,3,H,W), the images of all N teachers in their order."""
+        return torch.stack([teacher(lr) for teacher in self.teachers.values()], dim=1)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One rank's share of a step, on the rank's device. All float32; images in [0,1]."""
+
+    lr: Tensor
+    """(B,3,h,w)"""
+    hr: Tensor
+    """(B,3,s*h,s*w)"""
+    signals: dict[str, Tensor]
+    """What the teacher half returned, by name; first dimension B."""
+
+
+class Losses(NamedTuple):
+    """The loss to minimise and its parts, each a scalar mean over the batch."""
+
+    total: Tensor
+    parts: dict[str, Tensor]
+
+
+@runtime_checkable
+class Method(Protocol):
+    @property
+    def needs_teachers(self) -> bool:
+        """False: there is no teacher half, and all workers are students."""
+        ...
+
+    def teach(self, lr: Tensor, networks: FrozenNetworks) -> dict[str, Tensor]:
+        """Teacher half, called without gradients. `lr` (B,3,h,w) float32 in [0,1] -> named signals, first dim B."""
+        ...
+
+    def loss(self, student: nn.Module, batch: Batch) -> Losses:
+        """Student half: forward of the trained network and its loss."""
+        ...

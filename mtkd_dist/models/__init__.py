@@ -1,0 +1,40 @@
+"""Networks: students and teachers by name, teachers from files, and the aggregator that makes one image of theirs."""
+
+from mtkd_dist.models.aggregator import DCTSwin, build_aggregator, parse_aggregator
+from mtkd_dist.models.aggregator_file import load_aggregator, save_aggregator
+from mtkd_dist.models.registry import build_network, count_params, is_network_name, network_names, parse_network
+from mtkd_dist.models.sizes import NetworkSpec
+from mtkd_dist.models.weights import (
+    LoadedNetwork,
+    WeightsMismatch,
+    check_input_range,
+    digest_file,
+    load_network,
+    load_strict,
+    read_metadata,
+    read_state_dict,
+    save_network,
+)
+
+__all__ = [
+    "DCTSwin",
+    "LoadedNetwork",
+    "NetworkSpec",
+    "WeightsMismatch",
+    "build_aggregator",
+    "build_network",
+    "check_input_range",
+    "count_params",
+    "digest_file",
+    "is_network_name",
+    "load_aggregator",
+    "load_network",
+    "load_strict",
+    "network_names",
+    "parse_aggregator",
+    "parse_network",
+    "read_metadata",
+    "read_state_dict",
+    "save_aggregator",
+    "save_network",
+]

@@ -1,0 +1,58 @@
+"""Joining or starting a Ray cluster, and what it has."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator
+
+import ray
+
+from mtkd_dist.config.tree import ClusterConfig
+from mtkd_dist.pools.placement import Resources
+
+
+class ClusterError(RuntimeError):
+    """Ray could not be reached; the message says what was tried."""
+
+
+@contextlib.contextmanager
+def cluster(config: ClusterConfig) -> Iterator[Resources]:
+    """A running Ray cluster for as long as the block lasts, and its resources.
+
+    One that this process has already joined is used as it is and left running; otherwise `config.address` is joined,
+    or a cluster of this machine alone is started and stopped again.
+    """
+    if ray.is_initialized():
+        yield resources()
+        return
+    _connect(config)
+    try:
+        yield resources()
+    finally:
+        ray.shutdown()
+
+
+def resources() -> Resources:
+    total = ray.cluster_resources()
+    nodes = sum(1 for node in ray.nodes() if node["Alive"])
+    return Resources(cpus=int(total.get("CPU", 0)), gpus=int(total.get("GPU", 0)), nodes=nodes)
+
+
+def _connect(config: ClusterConfig) -> None:
+    # Authentication is left to Ray: for a cluster of this machine it turns tokens on (~/.ray/auth_token) unless
+    # RAY_AUTH_MODE says otherwise. The variable is read when Ray is imported, so setting it here would come too late.
+    # Usage statistics would ask for the network, and the log of a run is no place for its notice.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        ray.init(
+            address=config.address or "local",
+            include_dashboard=config.dashboard if config.address is None else None,
+            dashboard_host="127.0.0.1",
+            logging_level=logging.INFO,
+            log_to_driver=True,
+        )
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        where = f"the Ray cluster at {config.address}" if config.address else "a Ray cluster on this machine"
+        raise ClusterError(f"cannot use {where}: {error}") from error

@@ -1,0 +1,15 @@
+"""The one place that decides where a worker's tensors live and how many threads it uses."""
+
+from __future__ import annotations
+
+import torch
+
+
+def pick_device(index: int = 0) -> torch.device:
+    """The worker's GPU, or the CPU where torch sees none (also under Ray's logical GPUs)."""
+    return torch.device("cuda", index) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def use_threads(threads: int) -> None:
+    """Give torch as many threads as the worker reserved cores: more of them only fight with the other pool."""
+    torch.set_num_threads(threads)

@@ -1,0 +1,62 @@
+"""What crosses the link: numpy arrays; images as uint8, teacher signals as float16 unless asked otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TypedDict
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mtkd_dist.config.tree import WireDtype
+
+
+class Answer(TypedDict):
+    """One slot as it travels. b samples, scale s."""
+
+    lr: NDArray[np.uint8]
+    """(b,3,h,w)"""
+    hr: NDArray[np.uint8]
+    """(b,3,s*h,s*w)"""
+    signals: dict[str, NDArray[np.generic]]
+    """What the teacher half returned, first dimension b."""
+
+
+class Meta(TypedDict):
+    """What the link learns about an answer without fetching it."""
+
+    bytes: int
+    busy_seconds: float
+
+
+def pack(signals: Mapping[str, Tensor], dtype: WireDtype) -> dict[str, NDArray[np.generic]]:
+    """Signals -> contiguous CPU arrays of `dtype`.
+
+    "uint8" is for images in [0,1]: clipped and rounded, an error of at most 1/510 inside the range.
+    """
+    packed: dict[str, NDArray[np.generic]] = {}
+    for name, signal in signals.items():
+        if dtype == "uint8":
+            signal = signal.float().clamp(0, 1).mul(255).round().to(torch.uint8)
+        else:
+            signal = signal.to(torch.float16 if dtype == "float16" else torch.float32)
+        packed[name] = signal.cpu().contiguous().numpy()
+    return packed
+
+
+def unpack(arrays: Sequence[NDArray[np.generic]], device: torch.device) -> Tensor:
+    """The slots of one rank, joined along the first dimension -> float32 on `device`; uint8 becomes [0,1].
+
+    The arrays may be read-only views of the object store; they are copied once here.
+    """
+    joined = torch.from_numpy(np.concatenate(arrays))
+    if device.type == "cuda":
+        joined = joined.pin_memory()
+    moved = joined.to(device, non_blocking=True)
+    return moved.float().div_(255) if moved.dtype == torch.uint8 else moved.float()
+
+
+def size_bytes(answer: Answer) -> int:
+    return answer["lr"].nbytes + answer["hr"].nbytes + sum(a.nbytes for a in answer["signals"].values())

@@ -1,0 +1,157 @@
+"""Refuses a configuration that cannot work, before Ray starts, naming key, value, what is allowed and the remedy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from mtkd_dist.config.load import ConfigError, nearest
+from mtkd_dist.config.tree import Config, TrainingConfig
+from mtkd_dist.models import build_aggregator, network_names, parse_aggregator, parse_network
+from mtkd_dist.stages.teacher_spec import parse_teachers
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+TRAININGS = ("teacher_training", "aggregate", "distil")
+
+
+def check(config: Config) -> None:
+    """Errors: ConfigError for the first thing that cannot work."""
+    _check_folders(config)
+    _check_networks(config)
+    for name in TRAININGS:
+        _check_training(name, getattr(config, name), config)
+    _check_loss(config)
+    _check_link(config)
+    _check_gpus(config)
+
+
+def named_set(entry: str) -> tuple[str, str]:
+    """`FOLDER` or `NAME=FOLDER` -> (name, folder). A folder called HR lends its parent's name: Set5/HR is Set5."""
+    name, equals, folder = entry.partition("=")
+    if equals and not Path(entry).exists():
+        return name, folder
+    path = Path(entry)
+    return (path.resolve().parent.name if path.name.lower() in ("hr", "gt") else path.resolve().name), entry
+
+
+def _require(fine: bool, key: str, value: object, expected: str) -> None:
+    if not fine:
+        raise ConfigError(f"{key}: {value} is not possible; expected {expected}.")
+
+
+def _check_folders(config: Config) -> None:
+    _require(
+        bool(config.data), "data", config.data, f"at least one folder of photographs (preset {config.preset} has none)"
+    )
+    for entry in config.data:
+        _check_folder("data", entry)
+    for entry in config.test:
+        _check_folder("test", entry if entry == "demo" else named_set(entry)[1])
+    names = ["demo" if entry == "demo" else named_set(entry)[0] for entry in config.test]
+    for name in names:
+        _require(names.count(name) == 1, "test", config.test, f"different names; {name!r} occurs twice (NAME=FOLDER)")
+    _require(0 <= config.images.held_out < 1, "images.held_out", config.images.held_out, "a share from 0 to below 1")
+
+
+def _check_folder(key: str, entry: str) -> None:
+    if entry == "demo" or Path(entry).exists():
+        return
+    parent = Path(entry).parent
+    around = [str(path) for path in parent.iterdir()] if parent.is_dir() else []
+    raise ConfigError(f"{key}: {entry!r} does not exist; expected a folder of photographs.{nearest(entry, around)}")
+
+
+def _check_networks(config: Config) -> None:
+    _parse("student", config.student, parse_network)
+    aggregator = _parse("aggregator", config.aggregator, parse_aggregator)
+    _require(bool(config.teachers), "teachers", config.teachers, "at least one file or network")
+    teachers = _parse("teachers", config.teachers, parse_teachers)
+    _parse("aggregator", aggregator, lambda spec: build_aggregator(spec, len(teachers), config.scale))
+    for teacher in teachers:
+        if teacher.path is not None and not teacher.path.is_file():
+            folder = teacher.path.parent
+            around = [str(path) for path in folder.iterdir()] if folder.is_dir() else []
+            raise ConfigError(
+                f"teachers: {str(teacher.path)!r} is neither a file nor a network; networks: "
+                f"{', '.join(network_names())}.{nearest(teacher.path, [*around, *network_names()])}"
+            )
+
+
+def _parse(key: str, value: T, parse: Callable[[T], R]) -> R:
+    try:
+        return parse(value)
+    except ValueError as error:
+        raise ConfigError(f"{key}: {error}") from None
+
+
+def _check_training(name: str, training: TrainingConfig, config: Config) -> None:
+    for field, least in (("steps", 1), ("batch_size", 1), ("patch", 8), ("checkpoint_every", 1)):
+        value = getattr(training, field)
+        _require(value >= least, f"{name}.{field}", value, f"at least {least}")
+    rate = training.learning_rate
+    _require(0 < rate < math.inf, f"{name}.learning_rate", rate, "a number above 0")
+    _require(0 <= training.ema < 1, f"{name}.ema", training.ema, "a decay from 0 (no average) to below 1")
+    _require(training.clip_grad >= 0, f"{name}.clip_grad", training.clip_grad, "0 (off) or a norm above 0")
+    _require(all(0 < s < 1 for s in training.halve_at), f"{name}.halve_at", training.halve_at, "shares between 0 and 1")
+    _require(
+        config.link.slot_size >= 1 and training.batch_size % config.link.slot_size == 0,
+        f"{name}.batch_size",
+        training.batch_size,
+        f"a multiple of link.slot_size ({config.link.slot_size})",
+    )
+
+
+def _check_loss(config: Config) -> None:
+    side = config.distil.patch * config.scale
+    _require(config.loss.levels >= 1, "loss.levels", config.loss.levels, "at least 1")
+    _require(
+        side % 2**config.loss.levels == 0,
+        "loss.levels",
+        config.loss.levels,
+        f"distil.patch x scale = {side} to be divisible by 2^levels = {2**config.loss.levels}",
+    )
+    _require(config.loss.l1_weight >= 0, "loss.l1_weight", config.loss.l1_weight, "0 or more")
+
+
+def _check_link(config: Config) -> None:
+    link = config.link
+    _require(link.window_steps >= 1, "link.window_steps", link.window_steps, "at least 1")
+    _require(link.starved_seconds > 0, "link.starved_seconds", link.starved_seconds, "a number above 0")
+    need = max(
+        step_bytes(config.aggregate, config.scale, len(config.teachers), link.wire),
+        step_bytes(config.distil, config.scale, 1, link.wire),
+    )
+    _require(
+        link.max_bytes >= need,
+        "link.max_bytes",
+        link.max_bytes,
+        f"at least {need}, the answers of one step (lower batch_size or patch, or raise it)",
+    )
+
+
+def step_bytes(training: TrainingConfig, scale: int, images: int, wire: str) -> int:
+    """Bytes of all answers of one step: LR and HR as uint8, `images` teacher images as `wire`."""
+    lr = 3 * training.patch**2
+    hr = lr * scale**2
+    return training.batch_size * (lr + hr + images * hr * {"uint8": 1, "float16": 2, "float32": 4}[wire])
+
+
+def _check_gpus(config: Config) -> None:
+    for key in ("num_gpus", "teacher_gpus", "student_gpus"):
+        value = getattr(config, key)
+        _require(value is None or value >= 0, key, value, "0 or more")
+    asked = (config.teacher_gpus or 0) + (config.student_gpus or 0)
+    if config.num_gpus is not None:
+        _require(
+            asked <= config.num_gpus,
+            "num_gpus",
+            config.num_gpus,
+            f"at least teacher_gpus + student_gpus = {asked}",
+        )
+    for key in ("teacher_workers", "student_workers"):
+        value = getattr(config.cluster, key)
+        _require(value is None or value >= 1, f"cluster.{key}", value, "at least 1")

@@ -1,0 +1,47 @@
+"""Stage `distil`: the student learns from the aggregated image."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from torch import Tensor
+
+from mtkd_dist.methods import MTKD
+from mtkd_dist.models import build_network, digest_file, load_strict, parse_network, save_network
+from mtkd_dist.stages.run import Run
+from mtkd_dist.stages.teachers import ReadyTeachers
+from mtkd_dist.stages.training import Training, train_stage
+
+
+def run_distil(run: Run, teachers: ReadyTeachers, aggregator: Path) -> Path:
+    """Train the student; returns its file."""
+    config = run.config
+    path = run.output / "student.safetensors"
+    network = parse_network(config.student).text
+    method = MTKD(levels=config.loss.levels, l1_weight=config.loss.l1_weight)
+
+    def write(weights: dict[str, Tensor]) -> list[Path]:
+        student = build_network(network, config.scale)
+        load_strict(student, weights, "distil")
+        metadata = {
+            "network": network,
+            "scale": str(config.scale),
+            "method": "mtkd",
+            "teachers": json.dumps(teachers.digests),
+        }
+        save_network(path, student, metadata)
+        return [path]
+
+    training = Training(
+        "distil",
+        network,
+        method,
+        config.distil,
+        teachers=teachers.files,
+        teacher_digests=teachers.digests,
+        aggregator=aggregator,
+        aggregator_digest=digest_file(aggregator),
+    )
+    train_stage(run, training, write)
+    return path

@@ -1,0 +1,17 @@
+"""All stages in their order: teachers -> aggregate -> distil -> evaluate."""
+
+from __future__ import annotations
+
+from mtkd_dist.stages.aggregate import run_aggregate
+from mtkd_dist.stages.distil import run_distil
+from mtkd_dist.stages.evaluate import Row, run_evaluate
+from mtkd_dist.stages.run import Run
+from mtkd_dist.stages.teachers import run_teachers
+
+
+def run_stages(run: Run) -> list[Row]:
+    """Do what is not done yet; returns the rows of scores.json."""
+    teachers = run_teachers(run)
+    aggregator = run_aggregate(run, teachers)
+    student = run_distil(run, teachers, aggregator)
+    return run_evaluate(run, teachers, aggregator, student)

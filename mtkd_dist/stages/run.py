@@ -1,0 +1,120 @@
+"""What all stages of one launch share: configuration, output folder, images, cluster, screen, tracking."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+
+from mtkd_dist.config.tree import Config, TrainingConfig
+from mtkd_dist.data import ImageStore, Plan, build_store, demo_photos, list_images
+from mtkd_dist.pools.placement import Layout, Resources, plan_layout
+from mtkd_dist.stages.check import named_set
+from mtkd_dist.tracking.tracker import Tracker
+
+SSIM_WINDOW = 11
+"""Smallest side that SSIM is defined for; test images also lose a border of `scale` on each side."""
+
+
+@dataclass
+class Run:
+    config: Config
+    output: Path
+    console: Console
+    tracker: Tracker
+    resources: Resources
+    images: ImageStore
+    """Training photographs."""
+    sets: dict[str, ImageStore]
+    """Name of a test set -> its photographs."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Wall time of the stages that ran, in their order."""
+
+    def plan(self, training: TrainingConfig) -> Plan:
+        return Plan(
+            seed=self.config.seed,
+            dataset_digest=self.images.digest,
+            lr_sizes=tuple(self.images.lr_sizes),
+            batch_size=training.batch_size,
+            patch=training.patch,
+        )
+
+
+def layout_of(config: Config, resources: Resources, training: TrainingConfig, needs_teachers: bool) -> Layout:
+    """The pools of one stage. Errors: LayoutError."""
+    return plan_layout(
+        resources,
+        needs_teachers=needs_teachers,
+        slots_per_step=training.batch_size // config.link.slot_size,
+        num_gpus=config.num_gpus,
+        teacher_gpus=config.teacher_gpus,
+        student_gpus=config.student_gpus,
+        teacher_workers=config.cluster.teacher_workers,
+        student_workers=config.cluster.student_workers,
+    )
+
+
+def check_layouts(config: Config, resources: Resources) -> None:
+    """Refuse a split of the cluster that some stage could not use. Errors: LayoutError."""
+    layout_of(config, resources, config.teacher_training, False)
+    layout_of(config, resources, config.aggregate, True)
+    layout_of(config, resources, config.distil, True)
+
+
+def prepare_images(
+    config: Config, output: Path, say: Callable[[str], None]
+) -> tuple[ImageStore, dict[str, ImageStore]]:
+    """Decode training and test photographs once. Photographs that are left out are counted and named through `say`.
+
+    Errors: ImageError or ValueError that names the photograph.
+    """
+    train, sets = split_photos(config)
+    cache = Path(config.images.cache) if config.images.cache else output / "images"
+    largest_patch = max(t.patch for t in (config.teacher_training, config.aggregate, config.distil))
+    needed = {"train": (train, largest_patch * config.scale)}
+    needed |= {f"test-{name}": (photos, SSIM_WINDOW + 2 * config.scale) for name, photos in sets.items()}
+    stores: dict[str, ImageStore] = {}
+    for name, (photos, min_size) in needed.items():
+        stores[name] = build_store(
+            photos, config.scale, cache / f"{name}-x{config.scale}", on_bad=config.images.on_bad, min_size=min_size
+        )
+        say(f"images  {name}: {len(stores[name])} photographs, x{config.scale}")
+        if stores[name].skipped:
+            listed = "; ".join(f"{Path(path).name}: {why}" for path, why in stores[name].skipped[:3])
+            say(f"images  {name}: {len(stores[name].skipped)} left out ({listed}, ...)")
+    return stores["train"], {name: stores[f"test-{name}"] for name in sets}
+
+
+def split_photos(config: Config) -> tuple[list[Path], dict[str, list[Path]]]:
+    """Training files, and files of each test set by name.
+
+    Without `test`, a share of the training photographs is put aside as the set "held-out": those whose names hash
+    smallest, so that adding photographs moves few from one side to the other.
+    """
+    train: list[Path] = []
+    for entry in config.data:
+        train += demo_photos().train if entry == "demo" else list_images(Path(entry))
+    sets: dict[str, list[Path]] = {}
+    for entry in config.test:
+        if entry == "demo":
+            sets["demo"] = demo_photos().held_out
+        else:
+            name, folder = named_set(entry)
+            sets[name] = list_images(Path(folder))
+    if not sets:
+        count = max(1, round(config.images.held_out * len(train)))
+        if count >= len(train):
+            raise ValueError(
+                f"data: {len(train)} photograph(s) leave none to train on when {count} are held out; "
+                "give more, or name a folder to score on (--test)"
+            )
+        aside = set(sorted(train, key=lambda path: hashlib.sha256(path.name.encode()).digest())[:count])
+        sets["held-out"] = [path for path in train if path in aside]
+        train = [path for path in train if path not in aside]
+    shared = {path.resolve() for path in train} & {path.resolve() for photos in sets.values() for path in photos}
+    if shared:
+        raise ValueError(f"test: {len(shared)} photograph(s) are also in data, such as {min(shared)}; score on others")
+    return train, sets

@@ -1,0 +1,126 @@
+"""Where a student rank gets its batches: from the link, or cut by itself where the method has no teacher half.
+
+Both deliver the same samples: the plan says which slots make up a step, and rank r of W takes the r-th of W equal runs
+of slots, so the global batch does not depend on W.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import ray
+import torch
+
+from mtkd_dist.data import ImageStore, Plan
+from mtkd_dist.methods import Batch
+from mtkd_dist.pools.teacher_worker import cut_slot
+from mtkd_dist.pools.wire import Answer, unpack
+
+
+def slots_of_rank(slots_per_step: int, rank: int, world_size: int) -> list[int]:
+    """Rank r of W takes slots [r*k, (r+1)*k), k = slots_per_step / W."""
+    share = slots_per_step // world_size
+    return list(range(rank * share, (rank + 1) * share))
+
+
+class Source(Protocol):
+    def fetch(self, step: int) -> Batch:
+        """This rank's share of a step; blocks until it is there."""
+        ...
+
+    def done(self, step: int) -> None:
+        """The optimizer step is made; what belongs to it may be freed."""
+        ...
+
+
+class LocalSource:
+    """Cuts LR and HR itself; for methods without a teacher half."""
+
+    def __init__(self, images: Path, plan: Plan, slot_size: int, slots: list[int], device: torch.device) -> None:
+        self._store = ImageStore.open(images)
+        self._plan = plan
+        self._slot_size = slot_size
+        self._slots = slots
+        self._device = device
+
+    def fetch(self, step: int) -> Batch:
+        slots = self._plan.slots(step, self._slot_size)
+        cut = [cut_slot(self._store, slots[slot], self._plan.patch) for slot in self._slots]
+        return Batch(
+            lr=unpack([lr for lr, _ in cut], self._device), hr=unpack([hr for _, hr in cut], self._device), signals={}
+        )
+
+    def done(self, step: int) -> None:
+        pass
+
+
+class LinkSource:
+    """Takes answers of the teacher pool from the link. `link` is the handle of a `LinkActor`."""
+
+    def __init__(self, link: Any, attempt: int, rank: int, slots: list[int], device: torch.device) -> None:
+        self._link = link
+        self._attempt = attempt
+        self._rank = rank
+        self._slots = slots
+        self._device = device
+
+    def fetch(self, step: int) -> Batch:
+        refs = ray.get(self._link.take.remote(self._attempt, step, self._slots))
+        answers: list[Answer] = ray.get(refs)
+        return Batch(
+            lr=unpack([a["lr"] for a in answers], self._device),
+            hr=unpack([a["hr"] for a in answers], self._device),
+            signals={
+                name: unpack([a["signals"][name] for a in answers], self._device) for name in answers[0]["signals"]
+            },
+        )
+
+    def done(self, step: int) -> None:
+        # No need to wait for the answer: calls of one caller to one actor arrive in order.
+        self._link.acknowledge.remote(self._attempt, self._rank, step)
+
+
+class Prefetcher:
+    """Fetches ahead on a thread of its own, so that the training thread finds its batch on the device.
+
+    Iterating yields (step, batch) from `first` to `last - 1`; what goes wrong on the thread is raised here.
+    """
+
+    def __init__(self, source: Source, first: int, last: int, depth: int = 2) -> None:
+        self._source = source
+        self._steps = range(first, last)
+        self._queue: queue.Queue[tuple[int, Batch] | BaseException | None] = queue.Queue(depth)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="prefetch", daemon=True)
+
+    def __iter__(self) -> Iterator[tuple[int, Batch]]:
+        self._thread.start()
+        try:
+            while (item := self._queue.get()) is not None:
+                if isinstance(item, BaseException):
+                    raise item
+                yield item
+        finally:
+            self._stop.set()
+
+    def _run(self) -> None:
+        try:
+            for step in self._steps:
+                self._put((step, self._source.fetch(step)))
+                if self._stop.is_set():
+                    return
+            self._put(None)
+        except BaseException as error:  # handed to the training thread, which raises it
+            self._put(error)
+
+    def _put(self, item: tuple[int, Batch] | BaseException | None) -> None:
+        while not self._stop.is_set():
+            try:
+                self._queue.put(item, timeout=0.5)
+                return
+            except queue.Full:
+                continue

@@ -1,0 +1,166 @@
+"""One training from the driver's side: start both pools, let Ray Train run the students, pass on what they report."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+from ray.actor import ActorHandle
+from ray.exceptions import RayActorError
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from mtkd_dist.config.shares import PoolShares
+from mtkd_dist.config.tree import LinkConfig
+from mtkd_dist.pools.board import BoardActor
+from mtkd_dist.pools.link import LinkActor
+from mtkd_dist.pools.link_state import LinkState
+from mtkd_dist.pools.placement import Layout, PoolSize
+from mtkd_dist.pools.teacher_worker import TeacherJob, TeacherWorker
+from mtkd_dist.train.state import TrainState
+from mtkd_dist.train.worker import StudentJob, student_worker
+
+POLL_SECONDS = 0.5
+MAX_FAILURES = 3
+"""Restarts of the student group before a training is given up."""
+
+
+class TrainingFailed(RuntimeError):
+    """A pool failed for good; the message is the first cause."""
+
+
+@dataclass(frozen=True)
+class Update:
+    """What the driver learned since the last one."""
+
+    records: list[dict[str, Any]]
+    """One for each step; see `mtkd_dist.train.loop.train`."""
+    teachers: PoolShares | None
+    """None where there is no teacher pool."""
+    link: dict[str, Any]
+
+
+def run_training(
+    student: StudentJob,
+    teacher: TeacherJob | None,
+    layout: Layout,
+    link: LinkConfig,
+    folder: Path,
+    on_update: Callable[[Update], None],
+) -> dict[str, torch.Tensor]:
+    """Train to the end, going on from the newest checkpoint in `folder`; returns the resulting weights on the CPU.
+
+    `on_update` is called on a thread of its own about twice a second.
+    Errors: TrainingFailed.
+    """
+    board = BoardActor.remote()
+    with contextlib.ExitStack() as stack:
+        link_handle = None
+        if teacher is not None and layout.teachers is not None:
+            link_handle = stack.enter_context(_teacher_pool(teacher, layout.teachers, student, link))
+        stack.enter_context(_polling(board, link_handle, on_update))
+        trainer = TorchTrainer(
+            student_worker,
+            train_loop_config={"job": student, "board": board, "link": link_handle},
+            scaling_config=_scaling(layout.students),
+            torch_config=TorchConfig(backend="nccl" if layout.students.gpus and torch.cuda.is_available() else "gloo"),
+            run_config=RunConfig(
+                name="checkpoints",
+                storage_path=str(folder.resolve()),
+                failure_config=FailureConfig(max_failures=MAX_FAILURES),
+                checkpoint_config=CheckpointConfig(num_to_keep=2),
+            ),
+        )
+        try:
+            result = trainer.fit()
+        except ray.train.TrainingFailedError as error:
+            raise TrainingFailed(_first_cause(error)) from error
+    if result.checkpoint is None:
+        raise TrainingFailed(f"the training in {folder} ended without a checkpoint; the log has its last words")
+    return _result(student, Path(result.checkpoint.path))
+
+
+def _scaling(pool: PoolSize) -> ScalingConfig:
+    # Ray Train refuses a GPU key without use_gpu, and wants none of it on a machine without one.
+    resources = {"CPU": pool.cpus, "GPU": pool.gpus} if pool.gpus else {"CPU": pool.cpus}
+    return ScalingConfig(num_workers=pool.workers, use_gpu=pool.gpus > 0, resources_per_worker=resources)
+
+
+@contextlib.contextmanager
+def _teacher_pool(job: TeacherJob, pool: PoolSize, student: StudentJob, config: LinkConfig) -> Iterator[ActorHandle]:
+    """Teacher workers and their link, for as long as the block lasts."""
+    actor = ray.remote(TeacherWorker).options(
+        num_cpus=pool.cpus, num_gpus=pool.gpus, max_restarts=-1, max_task_retries=0
+    )
+    workers = {f"teacher-{i}": actor.remote(job) for i in range(pool.workers)}
+    try:
+        ray.get([worker.ping.remote() for worker in workers.values()])
+    except RayActorError as error:
+        raise TrainingFailed(f"a teacher worker did not start: {_first_cause(error)}") from error
+    state = LinkState(
+        steps=student.training.steps,
+        slots_per_step=student.slots_per_step,
+        window_steps=config.window_steps,
+        max_bytes=config.max_bytes,
+        slot_bytes=config.max_bytes // (config.window_steps * student.slots_per_step),
+    )
+    link = LinkActor.remote(state, workers, config.starved_seconds)
+    try:
+        yield link
+    finally:
+        for handle in [link, *workers.values()]:
+            ray.kill(handle)
+
+
+@contextlib.contextmanager
+def _polling(board: ActorHandle, link: ActorHandle | None, on_update: Callable[[Update], None]) -> Iterator[None]:
+    """Ask board and link for news while the block lasts (`fit` blocks the main thread), and once more at its end."""
+    stop = threading.Event()
+
+    def poll() -> None:
+        try:
+            stats = ray.get(link.stats.remote(), timeout=10) if link is not None else {}
+            records = ray.get(board.drain.remote(), timeout=10)
+        except (ray.exceptions.RayError, TimeoutError):
+            return  # the run's own error is the one to show
+        if records:
+            on_update(Update(records, stats.get("shares"), stats))
+
+    def run() -> None:
+        while not stop.wait(POLL_SECONDS):
+            poll()
+
+    thread = threading.Thread(target=run, name="poll", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+        poll()
+
+
+def _result(student: StudentJob, folder: Path) -> dict[str, torch.Tensor]:
+    state = TrainState(student.build(), student.training)
+    state.load(folder, torch.device("cpu"))
+    return state.result()
+
+
+def _first_cause(error: BaseException) -> str:
+    """Ray wraps an error several times; people need the innermost."""
+    cause: BaseException = error
+    while True:
+        inner = getattr(cause, "cause", None) or cause.__cause__
+        if not isinstance(inner, BaseException):
+            break
+        cause = inner
+    failures = getattr(error, "worker_failures", None)
+    if failures:
+        return "; ".join(f"student rank {rank}: {failure}" for rank, failure in failures.items())
+    return str(cause)

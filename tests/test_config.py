@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mtkd_dist.config.load import ConfigError, dump_config, keys_of, load_config
+from mtkd_dist.config.presets import PRESETS
+from mtkd_dist.config.tree import Config
+
+
+def test_no_arguments_give_the_demo_preset() -> None:
+    assert load_config([]) == PRESETS["demo"]()
+
+
+@pytest.mark.parametrize("name", list(PRESETS))
+def test_every_preset_names_itself_and_survives_a_round_trip_through_yaml(name: str, tmp_path: Path) -> None:
+    config = load_config(["--preset", name])
+    assert config.preset == name
+    (tmp_path / "run.yaml").write_text(dump_config(config))
+    assert load_config(["--config", str(tmp_path / "run.yaml")]) == config
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_the_paper_presets_carry_the_recipe_of_the_released_code(scale: int) -> None:
+    config = PRESETS[f"paper-x{scale}"]()
+    assert config.scale == scale
+    assert config.aggregate.patch * scale <= 256
+    assert (config.aggregate.learning_rate, config.distil.learning_rate) == (2e-4, 2e-5)
+    assert config.distil.halve_at == [0.5, 0.8, 0.9, 0.95]
+    assert config.distil.steps == 500_000
+    assert config.loss.l1_weight == 0.1
+    assert config.loss.levels == 1
+
+
+def test_lists_and_dashes_are_typed_as_users_type_them() -> None:
+    config = load_config(
+        ["--data", "a", "b", "--teachers", "x.pth", "edsr", "--num-gpus", "8", "--distil.halve-at", "0.5", "0.9"]
+    )
+    assert config.data == ["a", "b"]
+    assert config.teachers == ["x.pth", "edsr"]
+    assert config.num_gpus == 8
+    assert config.distil.halve_at == [0.5, 0.9]
+
+
+def test_flags_win_over_the_file_and_the_file_over_the_preset(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("preset: paper-x3\nseed: 5\ndistil: {steps: 7}\n")
+    config = load_config(["--config", str(file), "--seed", "6"])
+    assert (config.preset, config.scale, config.distil.steps, config.seed) == ("paper-x3", 3, 7, 6)
+
+
+def test_print_config_prints_yaml_that_can_be_read_back(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        load_config(["--seed", "3", "--print-config"])
+    assert yaml.safe_load(capsys.readouterr().out)["seed"] == 3
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--distil.stesp", "4"], ["distil.stesp", "distil.steps"]),
+        (["--studnet", "edsr"], ["studnet", "student"]),
+        (["--scale", "5"], ["scale", "5", "2, 3, 4"]),
+        (["--distil.steps", "many"], ["distil.steps", "many", "int"]),
+        (["--link.wire", "float17"], ["link.wire", "float17", "float16, float32, uint8", "Did you mean"]),
+        (["--preset", "papre-x4"], ["preset", "papre-x4", "paper-x4"]),
+        (["--config", "absent.yaml"], ["absent.yaml", "cannot read"]),
+        (["--distil.halve_at", "half"], ["distil.halve_at", "half", "number"]),
+    ],
+)
+def test_a_mistake_names_the_key_the_value_and_what_is_allowed(argv: list[str], words: list[str]) -> None:
+    with pytest.raises(ConfigError) as error:
+        load_config(argv)
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_an_unknown_key_of_the_file_is_named_with_its_nearest_match(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("distil: {stepz: 4}\n")
+    with pytest.raises(ConfigError, match=r"distil\.stepz.*Did you mean 'distil\.steps'"):
+        load_config(["--config", str(file)])
+
+
+def test_every_field_of_the_tree_has_a_help_text(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        load_config(["--help"])
+    help_text = " ".join(capsys.readouterr().out.split())
+    leaves = [key for key, kind in keys_of(Config).items() if not dataclasses.is_dataclass(kind)]
+    assert len(leaves) > 30
+    for sentence in ("Optimizer steps.", "Enlargement.", "Type in which teacher signals travel."):
+        assert sentence in help_text
