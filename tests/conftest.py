@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 # Set before anything imports Ray: a local `ray.init()` of Ray 2.60 otherwise turns token auth on and writes into HOME.
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 
 @pytest.fixture(scope="session")
@@ -16,3 +18,13 @@ def shared_dir() -> Path:
     if not path.is_dir():
         pytest.skip(f"real images and weights are not at hand: {path.name}/ beside the checkout is absent")
     return path
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """One Ray cluster for all tests that need one: four logical GPUs on a machine that has none."""
+    import ray
+
+    ray.init(address="local", num_cpus=8, num_gpus=4, include_dashboard=False, log_to_driver=True)
+    yield
+    ray.shutdown()

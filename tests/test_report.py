@@ -128,14 +128,14 @@ POOLS = {"teachers": PoolShares(0.8, 0.15, 0.05)}
 def test_plain_lines_are_the_first_the_last_and_one_every_ten_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = _Clock(monkeypatch)
     out = io.StringIO()
-    with Progress(Console(file=out, width=40), "distil", total_steps=26, first_step=1) as progress:
+    with Progress(Console(file=out, width=40), "distil", total_steps=26) as progress:
         for step in range(2, 27):
             clock.now += 1
             progress.update(step, None if step == 2 else 0.25, 12.34, POOLS)
     lines = out.getvalue().splitlines()
     assert [line.split("  ")[0] for line in lines] == ["distil 2/26", "distil 12/26", "distil 22/26", "distil 26/26"]
-    assert lines[0].split("  ")[1:4] == ["loss -", "12.3 img/s", "24 s left"]
-    assert lines[1].split("  ")[1] == "loss 0.25"
+    assert lines[0].split("  ")[1:4] == ["loss -", "12.3 img/s", "time left -"]
+    assert lines[1].split("  ")[1:4] == ["loss 0.25", "12.3 img/s", "14 s left"]
     assert lines[1].endswith("teachers: 80% working, 15% starved, 5% held back")
 
 
@@ -151,14 +151,14 @@ def test_terminal_shows_one_live_line_and_one_for_each_pool() -> None:
     out = io.StringIO()
     console = Console(file=out, force_terminal=True, width=100, color_system=None, _environ={"TERM": "xterm"})
     stdout = sys.stdout
-    with Progress(console, "distil", 200, first_step=100) as progress:
+    with Progress(console, "distil", 200) as progress:
         assert sys.stdout is stdout
         progress.update(150, 0.0123, 812.3, POOLS)
     assert "150/200  loss 0.0123  812.3 img/s" in out.getvalue()
     assert "teachers  80% working, 15% starved, 5% held back" in out.getvalue()
 
 
-def test_time_left_counts_only_the_steps_of_this_start() -> None:
+def test_time_left_counts_only_the_steps_since_the_first_update() -> None:
     assert remaining_seconds(first_step=100, step=110, total_steps=130, elapsed_seconds=5.0) == 10.0
     assert remaining_seconds(first_step=100, step=100, total_steps=130, elapsed_seconds=5.0) is None
 

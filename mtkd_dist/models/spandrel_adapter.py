@@ -143,7 +143,7 @@ def recognise(state_dict: Mapping[str, Tensor], source: str) -> SpandrelNetwork:
     except Exception as error:  # each architecture infers its sizes in its own way and fails with its own errors
         raise ValueError(
             f"{source}: spandrel took it for a known architecture but could not load it; its {len(state_dict)} keys "
-            f"begin with {_first_keys(state_dict)}. Reason: {type(error).__name__}: {error}"
+            f"begin with {_first_keys(state_dict)}. {type(error).__name__}: {' '.join(str(error).split())}"
         ) from error
     if not isinstance(descriptor, ImageModelDescriptor) or descriptor.scale < 2:
         raise ValueError(
@@ -234,7 +234,6 @@ def _mask_beside(attention: nn.Module, window: int, shift: int, size: tuple[int,
 
 
 @lru_cache(maxsize=4)  # a mask of a large image takes tens of megabytes
-@torch.inference_mode(False)
 def _mask(size: tuple[int, int], window: int, shift: int, device: torch.device) -> Tensor:
     """(windows,window^2,window^2), 0 between pixels that were neighbours before the cyclic shift, else -100."""
     if not shift:

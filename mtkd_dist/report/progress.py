@@ -27,7 +27,7 @@ class _State:
 
 
 def remaining_seconds(first_step: int, step: int, total_steps: int, elapsed_seconds: float) -> float | None:
-    """Time left at the mean speed since the start; None before the first step is done."""
+    """Time left at the mean speed since `first_step`; None before a step is done."""
     if step <= first_step:
         return None
     return (total_steps - step) * elapsed_seconds / (step - first_step)
@@ -56,21 +56,20 @@ class Progress:
     Args:
         stage: name that is shown.
         total_steps: steps of the whole stage.
-        first_step: steps that were done before, where a resumed stage begins.
     """
 
-    def __init__(self, console: Console, stage: str, total_steps: int, first_step: int = 0):
+    def __init__(self, console: Console, stage: str, total_steps: int):
         self._console = console
         self._stage = stage
         self._total_steps = total_steps
-        self._first_step = first_step
-        self._state = _State(first_step, None, 0.0, {})
+        self._state = _State(0, None, 0.0, {})
+        # Step and time of the first update: starting workers and steps done before say nothing about the speed.
+        self._reference: tuple[int, float] | None = None
         self._printed: _State | None = self._state
         self._next_line_at = 0.0
         self._live: Live | None = None
 
     def __enter__(self) -> Progress:
-        self._started = time.monotonic()
         if self._console.is_terminal:
             # Live would otherwise bring what others print back to the screen, above the line.
             self._live = Live(
@@ -88,8 +87,9 @@ class Progress:
             self._print_line()
 
     def update(self, step: int, loss: float | None, images_per_second: float, pools: Mapping[str, PoolShares]) -> None:
-        """Shows that `step` steps of the stage are done. `pools`: name -> shares of the time since the last update."""
+        """Shows that `step` steps of the stage are done. `pools`: name -> shares of the stage's time so far."""
         self._state = _State(step, loss, images_per_second, dict(pools))
+        self._reference = self._reference or (step, time.monotonic())
         if self._live is None and time.monotonic() >= self._next_line_at:
             self._print_line()
 
@@ -104,7 +104,8 @@ class Progress:
 
     def _numbers(self) -> list[str]:
         state = self._state
-        left = remaining_seconds(self._first_step, state.step, self._total_steps, time.monotonic() - self._started)
+        first_step, since = self._reference or (state.step, 0.0)
+        left = remaining_seconds(first_step, state.step, self._total_steps, time.monotonic() - since)
         return [
             "loss -" if state.loss is None else f"loss {state.loss:.4g}",
             f"{state.images_per_second:.1f} img/s",

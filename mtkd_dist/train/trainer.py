@@ -46,6 +46,14 @@ class Update:
     link: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class TeacherPool:
+    """Handles of a running teacher pool."""
+
+    link: ActorHandle
+    workers: dict[str, ActorHandle]
+
+
 def run_training(
     student: StudentJob,
     teacher: TeacherJob | None,
@@ -63,7 +71,7 @@ def run_training(
     with contextlib.ExitStack() as stack:
         link_handle = None
         if teacher is not None and layout.teachers is not None:
-            link_handle = stack.enter_context(_teacher_pool(teacher, layout.teachers, student, link))
+            link_handle = stack.enter_context(teacher_pool(teacher, layout.teachers, student, link)).link
         stack.enter_context(_polling(board, link_handle, on_update))
         trainer = TorchTrainer(
             student_worker,
@@ -93,8 +101,11 @@ def _scaling(pool: PoolSize) -> ScalingConfig:
 
 
 @contextlib.contextmanager
-def _teacher_pool(job: TeacherJob, pool: PoolSize, student: StudentJob, config: LinkConfig) -> Iterator[ActorHandle]:
-    """Teacher workers and their link, for as long as the block lasts."""
+def teacher_pool(job: TeacherJob, pool: PoolSize, student: StudentJob, config: LinkConfig) -> Iterator[TeacherPool]:
+    """Teacher workers and their link, for as long as the block lasts.
+
+    Errors: TrainingFailed when a worker cannot load its networks.
+    """
     actor = ray.remote(TeacherWorker).options(
         num_cpus=pool.cpus, num_gpus=pool.gpus, max_restarts=-1, max_task_retries=0
     )
@@ -112,7 +123,7 @@ def _teacher_pool(job: TeacherJob, pool: PoolSize, student: StudentJob, config: 
     )
     link = LinkActor.remote(state, workers, config.starved_seconds)
     try:
-        yield link
+        yield TeacherPool(link, workers)
     finally:
         for handle in [link, *workers.values()]:
             ray.kill(handle)

@@ -1,0 +1,75 @@
+"""Small things that several tests share: photographs, networks that cost nothing, jobs built of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from mtkd_dist.config.tree import TrainingConfig
+from mtkd_dist.data import ImageStore, Plan, build_store
+from mtkd_dist.methods import Method, Supervised
+from mtkd_dist.models import build_network, save_network
+from mtkd_dist.pools.teacher_worker import TeacherFile
+from mtkd_dist.train.worker import StudentJob
+
+TINY = "edsr-baseline:width=8,blocks=1"
+TINY_AGGREGATOR = "dctswin:width=12,groups=1,layers=2,heads=2"
+
+
+def write_photos(folder: Path, count: int, side: int = 64) -> list[Path]:
+    """`count` smooth colour pictures of `side` x `side`, each different."""
+    folder.mkdir(parents=True, exist_ok=True)
+    y, x = np.mgrid[:side, :side] / side
+    paths = []
+    for i in range(count):
+        waves = [np.sin((3 + i) * x + c) * np.cos((2 + c) * y + i) for c in range(3)]
+        picture = np.uint8(np.clip(np.stack(waves, -1) * 100 + 128, 0, 255))
+        paths.append(folder / f"{i:02}.png")
+        Image.fromarray(picture).save(paths[-1])
+    return paths
+
+
+def make_store(folder: Path, count: int = 4, scale: int = 2, side: int = 64) -> ImageStore:
+    return build_store(write_photos(folder / "photos", count, side), scale, folder / "store")
+
+
+def make_teacher(folder: Path, name: str, scale: int = 2, seed: int = 0) -> TeacherFile:
+    torch.manual_seed(seed)
+    save_network(folder / f"{name}.safetensors", build_network(TINY, scale), {"network": TINY, "scale": str(scale)})
+    return TeacherFile(name, folder / f"{name}.safetensors", None)
+
+
+def make_plan(store: ImageStore, batch_size: int = 4, patch: int = 8, seed: int = 0) -> Plan:
+    return Plan(seed, store.digest, tuple(store.lr_sizes), batch_size, patch)
+
+
+def make_job(store: ImageStore, method: Method | None = None, **training: object) -> StudentJob:
+    config = TrainingConfig(**({"steps": 8, "batch_size": 4, "patch": 8, "ema": 0.9, "checkpoint_every": 4} | training))  # type: ignore[arg-type]
+    return StudentJob(
+        network=TINY,
+        num_teachers=0,
+        scale=store.scale,
+        method=method or Supervised(),
+        plan=make_plan(store, config.batch_size, config.patch),
+        slot_size=2,
+        images=store.folder,
+        training=config,
+        seed=0,
+        threads=1,
+    )
+
+
+class Nearest(nn.Module):
+    """A teacher that needs no weights: (B,3,h,w) -> nearest neighbour, times `gain`."""
+
+    def __init__(self, scale: int, gain: float = 1.0) -> None:
+        super().__init__()
+        self.scale = scale
+        self.gain = gain
+
+    def forward(self, lr: Tensor) -> Tensor:
+        return self.gain * nn.functional.interpolate(lr, scale_factor=self.scale, mode="nearest")

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mtkd_dist.config.load import ConfigError, load_config
+from mtkd_dist.config.presets import PRESETS
+from mtkd_dist.stages.check import check, named_set
+
+
+def test_the_demo_passes() -> None:
+    check(load_config([]))
+
+
+@pytest.mark.parametrize("name", [name for name in PRESETS if name != "demo"])
+def test_a_paper_preset_asks_for_data_and_passes_with_it(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"data.*{name}"):
+        check(load_config(["--preset", name]))
+    check(load_config(["--preset", name, "--data", str(tmp_path)]))
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--data", "/nowhere/photos"], ["data", "/nowhere/photos"]),
+        (["--test", "/nowhere/Set5"], ["test", "/nowhere/Set5"]),
+        (["--student", "edrs-baseline"], ["student", "edrs-baseline", "edsr-baseline"]),
+        (["--student", "edsr:blocks=none"], ["student", "blocks=none"]),
+        (["--aggregator", "dctswn"], ["aggregator", "dctswn", "dctswin"]),
+        (["--aggregator", "dctswin:width=10,heads=3"], ["aggregator", "width=10", "heads=3"]),
+        (["--teachers", "absent.pth"], ["teachers", "absent.pth", "edsr"]),
+        (["--teachers", "edsr", "edsr"], ["teachers", "name="]),
+        (["--distil.steps", "0"], ["distil.steps", "0", "at least 1"]),
+        (["--distil.ema", "1"], ["distil.ema", "1"]),
+        (["--distil.halve_at", "2"], ["distil.halve_at", "between 0 and 1"]),
+        (["--aggregate.learning_rate", "-1"], ["aggregate.learning_rate", "-1", "above 0"]),
+        (["--distil.batch_size", "6"], ["distil.batch_size", "6", "link.slot_size", "4"]),
+        (["--loss.levels", "9"], ["loss.levels", "9", "divisible"]),
+        (["--link.max_bytes", "1000"], ["link.max_bytes", "1000", "at least"]),
+        (["--num-gpus", "2", "--teacher-gpus", "2", "--student-gpus", "1"], ["num_gpus", "2", "3"]),
+        (["--cluster.teacher_workers", "0"], ["cluster.teacher_workers", "0"]),
+        (["--images.held_out", "1"], ["images.held_out", "1"]),
+    ],
+)
+def test_what_cannot_work_is_refused_naming_key_value_and_what_is_allowed(argv: list[str], words: list[str]) -> None:
+    config = load_config(argv)
+    with pytest.raises(ConfigError) as error:
+        check(config)
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_a_folder_is_offered_when_its_name_is_nearly_right(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    with pytest.raises(ConfigError, match="Did you mean .*photos"):
+        check(load_config(["--data", str(tmp_path / "fotos")]))
+
+
+@pytest.mark.parametrize(
+    ("entry", "name"), [("Kodak24", "Kodak24"), ("Set5/HR", "Set5"), ("mine=Set5/HR", "mine"), ("Set5/HR/", "Set5")]
+)
+def test_a_test_set_is_named_after_its_folder_or_as_told(entry: str, name: str) -> None:
+    assert named_set(entry)[0] == name

@@ -1,0 +1,178 @@
+"""The whole command, as a user types it, on four logical GPUs: one launch that several tests look at."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mtkd_dist import launch
+from mtkd_dist.models import load_network, read_metadata
+from tests.nets import TINY, TINY_AGGREGATOR, make_teacher, write_photos
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+
+class Launched:
+    """A finished launch and the flags that repeat it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.output = folder / "run"
+        write_photos(folder / "train", 4)
+        write_photos(folder / "held", 2, side=48)
+        # Other pictures than the training ones of the same name.
+        given = make_teacher(folder, "given")
+        training = {"steps": 4, "batch_size": 4, "patch": 8, "checkpoint_every": 2, "ema": 0.5}
+        config = {
+            "output": str(self.output),
+            "data": [str(folder / "train")],
+            "test": [f"held={folder / 'held'}"],
+            "teachers": [str(given.path), "edsr-baseline:name=trained,width=8,blocks=1"],
+            "student": TINY,
+            "aggregator": TINY_AGGREGATOR,
+            "scale": 2,
+            "link": {"slot_size": 1},
+            "teacher_training": training,
+            "aggregate": training,
+            "distil": training,
+        }
+        file = folder / "run.yaml"
+        file.write_text(yaml.safe_dump(config))
+        self.argv = ["--config", str(file), "--num-gpus", "4", "--teacher-gpus", "2", "--student-gpus", "2"]
+
+    def launch(self, *more: str) -> int:
+        return launch.main([*self.argv, *more])
+
+    def manifest(self, stage: str) -> dict[str, object]:
+        return json.loads((self.output / stage / "manifest.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def launched(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Launched:
+    launched = Launched(tmp_path_factory.mktemp("launch"))
+    assert launched.launch() == 0
+    return launched
+
+
+def test_the_output_folder_holds_all_that_the_readme_lists(launched: Launched) -> None:
+    for name in (
+        "config.yaml",
+        "scores.json",
+        "aggregator.safetensors",
+        "student.safetensors",
+        "launch.log",
+        "mlflow.db",
+    ):
+        assert (launched.output / name).is_file(), name
+    assert len(list((launched.output / "samples").glob("held-*.png"))) == 2
+
+
+def test_scores_have_a_row_for_every_model_and_role(launched: Launched) -> None:
+    rows = json.loads((launched.output / "scores.json").read_text())
+    assert [(row["model"], row["role"]) for row in rows] == [
+        ("bicubic", "bicubic"),
+        ("given", "teacher"),
+        ("trained", "teacher"),
+        ("mean of teachers", "mean"),
+        ("aggregate", "aggregate"),
+        ("student", "student"),
+    ]
+    for row in rows:
+        assert row.keys() == {"model", "role", "set", "scale", "psnr_y", "ssim_y", "params"}
+        assert (row["set"], row["scale"]) == ("held", 2)
+        assert 5 < row["psnr_y"] < 80
+
+
+def test_the_student_loads_without_being_told_what_it_is(launched: Launched) -> None:
+    loaded = load_network(launched.output / "student.safetensors")
+    assert (loaded.architecture, loaded.scale) == (TINY, 2)
+
+
+def test_the_aggregator_knows_its_teachers_in_their_order(launched: Launched) -> None:
+    metadata = read_metadata(launched.output / "aggregator.safetensors")
+    assert json.loads(metadata["teachers"]) == ["given", "trained"]
+
+
+def test_every_stage_leaves_a_manifest_with_inputs_versions_seed_and_scores(launched: Launched) -> None:
+    for stage in ("teachers/given", "teachers/trained", "aggregate", "distil", "evaluate"):
+        manifest = launched.manifest(stage)
+        assert manifest["inputs"], stage
+        assert manifest["scores"], stage
+        assert "torch" in manifest["versions"], stage  # type: ignore[operator]
+        assert manifest["seed"] == 0
+
+
+def test_both_pools_ran_as_asked_and_said_where_their_time_went(launched: Launched) -> None:
+    pools = launched.manifest("distil")["summary"]["pools"]  # type: ignore[index]
+    assert pools.keys() == {"students", "teachers"}
+    for shares in pools.values():
+        assert sum(shares.values()) == pytest.approx(1)
+    assert (
+        "2 teacher workers (1 GPU each), 2 student workers (1 GPU each)" in mlflow_params(launched, "distil")["layout"]
+    )
+
+
+def test_mlflow_has_a_parent_run_with_a_child_for_each_stage(launched: Launched) -> None:
+    import mlflow
+
+    client = mlflow.MlflowClient(f"sqlite:///{launched.output / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("mtkd-dist")
+    assert experiment is not None
+    runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    assert runs.keys() == {"run", "teachers/trained", "aggregate", "distil", "evaluate"}
+    assert {run.info.status for run in runs.values()} == {"FINISHED"}
+    parent = runs["run"].info.run_id
+    assert {run.data.tags.get("mlflow.parentRunId") for name, run in runs.items() if name != "run"} == {parent}
+    losses = client.get_metric_history(runs["distil"].info.run_id, "loss")
+    assert [metric.step for metric in losses] == [0, 1, 2, 3]
+    assert "student.safetensors" in [artifact.path for artifact in client.list_artifacts(parent)]
+    assert len(client.list_artifacts(runs["evaluate"].info.run_id, "images")) == 2
+
+
+def test_repeating_the_command_does_nothing_again(launched: Launched, capfd: pytest.CaptureFixture[str]) -> None:
+    before = {path: path.stat().st_mtime_ns for path in launched.output.rglob("*.safetensors")}
+    assert launched.launch() == 0
+    screen = capfd.readouterr().out
+    for stage in ("teachers/trained", "aggregate", "distil", "evaluate"):
+        assert f"{stage}: done before" in screen
+    assert {path: path.stat().st_mtime_ns for path in launched.output.rglob("*.safetensors")} == before
+
+
+def test_a_changed_setting_runs_only_what_depends_on_it(launched: Launched, capfd: pytest.CaptureFixture[str]) -> None:
+    assert launched.launch("--distil.steps", "2") == 0
+    screen = capfd.readouterr().out
+    assert "teachers/trained: done before" in screen
+    assert "aggregate: done before" in screen
+    assert "distil: runs again, because of training" in screen
+    assert "evaluate: done before" not in screen
+
+
+def test_more_gpus_than_there_are_is_refused_with_what_is_there(
+    launched: Launched, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert launched.launch("--num-gpus", "8") == launch.EXIT_USAGE
+    assert "--num-gpus 8: this cluster has 4 GPUs" in " ".join(capfd.readouterr().out.split())
+
+
+def test_a_corrupt_photograph_is_named_before_anything_is_trained(
+    launched: Launched, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write_photos(tmp_path / "photos", 3)
+    (tmp_path / "photos" / "torn.png").write_bytes(b"\x89PNG\r\n\x1a\n torn")
+    flags = ["--data", str(tmp_path / "photos"), "--output", str(tmp_path / "run")]
+    assert launched.launch(*flags) == launch.EXIT_FAILED
+    screen = capfd.readouterr().out
+    assert "torn.png" in screen
+    assert "steps" not in screen
+
+
+def mlflow_params(launched: Launched, run_name: str) -> dict[str, str]:
+    import mlflow
+
+    client = mlflow.MlflowClient(f"sqlite:///{launched.output / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("mtkd-dist")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id], f"attributes.run_name = '{run_name}'")
+    return run.data.params

@@ -1,0 +1,154 @@
+"""The actors around the decisions: few tests, because each starts processes."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+import torch
+from ray.exceptions import RayTaskError
+
+from mtkd_dist.config.tree import LinkConfig
+from mtkd_dist.methods import Aggregation, Batch, Losses, Supervised
+from mtkd_dist.pools.placement import Layout, PoolSize
+from mtkd_dist.pools.teacher_worker import TeacherJob, TeacherWorker
+from mtkd_dist.train.source import LocalSource
+from mtkd_dist.train.state import TrainState
+from mtkd_dist.train.trainer import TrainingFailed, run_training, teacher_pool
+from mtkd_dist.train.worker import StudentJob
+from tests.nets import make_job, make_plan, make_store, make_teacher
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+ONE_CPU = PoolSize(workers=1, cpus=1, gpus=0)
+TWO_CPUS = PoolSize(workers=2, cpus=1, gpus=0)
+
+
+@pytest.fixture
+def jobs(tmp_path: Path) -> tuple[StudentJob, TeacherJob]:
+    store = make_store(tmp_path)
+    student = make_job(store, steps=6)
+    teacher = TeacherJob(
+        method=Aggregation(),
+        plan=make_plan(store),
+        slot_size=2,
+        scale=2,
+        images=store.folder,
+        teachers=(make_teacher(tmp_path, "a"),),
+        aggregator=None,
+        wire="float32",
+        threads=1,
+    )
+    return student, teacher
+
+
+def test_a_killed_teacher_changes_no_answer(jobs: tuple[StudentJob, TeacherJob]) -> None:
+    student, job = jobs
+    undisturbed = TeacherWorker(job)
+    with teacher_pool(job, TWO_CPUS, student, LinkConfig(slot_size=2, window_steps=2)) as pool:
+        attempt = ray.get(pool.link.new_attempt.remote())
+        ray.get(pool.link.attach.remote(attempt, 0, 1, 0))
+        for step in range(6):
+            if step == 2:
+                ray.kill(next(iter(pool.workers.values())), no_restart=False)
+            answers = ray.get(ray.get(pool.link.take.remote(attempt, step, [0, 1]), timeout=60))
+            for slot, answer in enumerate(answers):
+                expected = undisturbed.answer(step, slot)[1]
+                np.testing.assert_array_equal(answer["hr"], expected["hr"])
+                np.testing.assert_allclose(answer["signals"]["teachers"], expected["signals"]["teachers"], atol=1e-6)
+            ray.get(pool.link.acknowledge.remote(attempt, 0, step))
+        stats = ray.get(pool.link.stats.remote())
+    assert stats["bytes_in_flight"] == 0
+    assert stats["shares"].working > 0
+
+
+def test_a_student_that_waits_too_long_is_told_why(jobs: tuple[StudentJob, TeacherJob]) -> None:
+    student, job = jobs
+    config = LinkConfig(slot_size=2, window_steps=1, starved_seconds=0.5)
+    with teacher_pool(job, ONE_CPU, student, config) as pool:
+        attempt = ray.get(pool.link.new_attempt.remote())
+        ray.get(pool.link.attach.remote(attempt, 0, 1, 0))
+        # Step 1 is outside of the window until step 0 is acknowledged, which never happens here.
+        with pytest.raises(RayTaskError, match=r"no answer for step 1 within 0\.5 s.*link\.starved_seconds"):
+            ray.get(pool.link.take.remote(attempt, 1, [0]))
+
+
+def test_a_teacher_half_that_fails_ends_the_run_with_its_own_words(jobs: tuple[StudentJob, TeacherJob]) -> None:
+    student, job = jobs
+    broken = dataclasses.replace(job, method=_BrokenTeaching())
+    with teacher_pool(broken, ONE_CPU, student, LinkConfig(slot_size=2)) as pool:
+        attempt = ray.get(pool.link.new_attempt.remote())
+        ray.get(pool.link.attach.remote(attempt, 0, 1, 0))
+        with pytest.raises(RayTaskError, match="the lamp is out"):
+            ray.get(pool.link.take.remote(attempt, 0, [0]))
+
+
+def test_a_teacher_file_that_cannot_be_loaded_is_named_before_students_start(
+    jobs: tuple[StudentJob, TeacherJob], tmp_path: Path
+) -> None:
+    student, job = jobs
+    (tmp_path / "torn.safetensors").write_bytes(b"torn")
+    torn = dataclasses.replace(job.teachers[0], path=tmp_path / "torn.safetensors")
+    with (
+        pytest.raises(TrainingFailed, match=r"torn\.safetensors"),
+        teacher_pool(dataclasses.replace(job, teachers=(torn,)), ONE_CPU, student, LinkConfig(slot_size=2)),
+    ):
+        pass
+
+
+def test_a_student_that_dies_goes_on_from_its_checkpoint_to_the_undisturbed_result(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    job = make_job(store, method=_DiesOnce(tmp_path / "died", at=6), steps=8, checkpoint_every=2)
+    layout = Layout(ONE_CPU, None)
+    weights = run_training(job, None, layout, LinkConfig(slot_size=2), tmp_path / "run", lambda update: None)
+    assert (tmp_path / "died").exists()
+
+    undisturbed = TrainState(job.build(), job.training)
+    source = LocalSource(job.images, job.plan, job.slot_size, [0, 1], torch.device("cpu"))
+    from mtkd_dist.train.loop import train
+
+    train(
+        undisturbed,
+        undisturbed.model,
+        Supervised(),
+        source,
+        job.training,
+        seed=0,
+        rank=0,
+        checkpoint=lambda: None,
+        post=lambda records: None,
+    )
+    for name, tensor in undisturbed.result().items():
+        assert torch.equal(tensor, weights[name]), name
+
+
+@dataclasses.dataclass(frozen=True)
+class _BrokenTeaching(Aggregation):
+    def teach(self, lr: torch.Tensor, networks: object) -> dict[str, torch.Tensor]:
+        raise RuntimeError("the lamp is out")
+
+
+@dataclasses.dataclass(frozen=True)
+class _DiesOnce(Supervised):
+    """Kills its process at the `at`-th loss, the first time."""
+
+    flag: Path = Path()
+    at: int = 0
+    needs_teachers: bool = False
+
+    def __init__(self, flag: Path, at: int) -> None:
+        object.__setattr__(self, "flag", flag)
+        object.__setattr__(self, "at", at)
+        object.__setattr__(self, "needs_teachers", False)
+
+    def loss(self, student: torch.nn.Module, batch: Batch) -> Losses:
+        import os
+
+        calls = getattr(student, "calls", 0) + 1
+        student.calls = calls
+        if calls == self.at and not self.flag.exists():
+            self.flag.touch()
+            os._exit(1)
+        return super().loss(student, batch)

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mtkd_dist.methods import Aggregation
+from mtkd_dist.models import load_network
+from mtkd_dist.pools.teacher_worker import TeacherJob, TeacherWorker
+from tests.nets import make_plan, make_store, make_teacher
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> TeacherJob:
+    store = make_store(tmp_path)
+    return TeacherJob(
+        method=Aggregation(),
+        plan=make_plan(store),
+        slot_size=2,
+        scale=2,
+        images=store.folder,
+        teachers=(make_teacher(tmp_path, "a", seed=1), make_teacher(tmp_path, "b", seed=2)),
+        aggregator=None,
+        wire="float32",
+        threads=1,
+    )
+
+
+def test_an_answer_holds_the_samples_of_its_slot_and_what_each_teacher_makes_of_them(job: TeacherJob) -> None:
+    meta, answer = TeacherWorker(job).answer(step=3, slot=1)
+    assert answer["lr"].shape == (2, 3, 8, 8)
+    assert answer["hr"].shape == (2, 3, 16, 16)
+    lr = torch.from_numpy(answer["lr"]).float() / 255
+    for i, teacher in enumerate(job.teachers):
+        with torch.no_grad():
+            expected = load_network(teacher.path).module(lr)
+        np.testing.assert_allclose(answer["signals"]["teachers"][:, i], expected.numpy(), atol=1e-5)
+    assert meta["bytes"] == sum(a.nbytes for a in [answer["lr"], answer["hr"], answer["signals"]["teachers"]])
+    assert meta["busy_seconds"] > 0
+
+
+def test_the_same_key_gives_the_same_answer_on_every_worker(job: TeacherJob) -> None:
+    one, two = (TeacherWorker(job).answer(step=5, slot=0)[1] for _ in range(2))
+    np.testing.assert_array_equal(one["hr"], two["hr"])
+    np.testing.assert_array_equal(one["signals"]["teachers"], two["signals"]["teachers"])
+
+
+def test_the_slots_of_a_step_are_its_samples_in_order(job: TeacherJob) -> None:
+    worker = TeacherWorker(job)
+    store = make_store(job.images.parent)
+    samples = job.plan.samples(2)
+    crops = np.concatenate([worker.answer(2, slot)[1]["lr"] for slot in (0, 1)])
+    for sample, crop in zip(samples, crops, strict=True):
+        np.testing.assert_array_equal(store.cut(sample, 8)[0], crop)
+
+
+def test_teachers_have_no_gradients(job: TeacherJob) -> None:
+    worker = TeacherWorker(job)
+    networks = worker._networks.teachers.values()
+    assert not any(p.requires_grad for network in networks for p in network.parameters())
+    assert not any(network.training for network in networks)
