@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,8 +14,11 @@ from torch import Tensor, nn
 from mtkd_dist.config.tree import TrainingConfig
 from mtkd_dist.data import ImageStore, Plan, build_store
 from mtkd_dist.methods import Method, Supervised
-from mtkd_dist.models import build_network, save_network
+from mtkd_dist.models import build_network, load_strict, save_network
 from mtkd_dist.pools.teacher_worker import TeacherFile
+from mtkd_dist.train.loop import train
+from mtkd_dist.train.source import LocalSource, slots_of_rank
+from mtkd_dist.train.state import TrainState
 from mtkd_dist.train.worker import StudentJob
 
 TINY = "edsr-baseline:width=8,blocks=1"
@@ -41,6 +46,30 @@ def make_teacher(folder: Path, name: str, scale: int = 2, seed: int = 0) -> Teac
     torch.manual_seed(seed)
     save_network(folder / f"{name}.safetensors", build_network(TINY, scale), {"network": TINY, "scale": str(scale)})
     return TeacherFile(name, folder / f"{name}.safetensors", None)
+
+
+def train_teacher(folder: Path, name: str) -> TeacherFile:
+    """A teacher that has seen enough steps to enlarge a picture recognisably (x2)."""
+    job = make_job(make_store(folder / "teacher"), steps=200, learning_rate=5e-3)
+    state = TrainState(job.build(), job.training)
+    train_alone(job, state)
+    teacher = make_teacher(folder, name)
+    network = build_network(TINY, 2)
+    load_strict(network, state.result(), name)
+    save_network(teacher.path, network, {"network": TINY, "scale": "2"})
+    return teacher
+
+
+def train_alone(
+    job: StudentJob,
+    state: TrainState,
+    checkpoint: Callable[[], None] = lambda: None,
+    post: Callable[[list[dict[str, Any]]], None] = lambda records: None,
+) -> None:
+    """The training loop in this process: one rank that cuts its own samples."""
+    slots = slots_of_rank(job.slots_per_step, 0, 1)
+    source = LocalSource(job.images, job.plan, job.slot_size, slots, torch.device("cpu"))
+    train(state, state.model, job.method, source, job.training, seed=job.seed, rank=0, checkpoint=checkpoint, post=post)
 
 
 def make_plan(store: ImageStore, batch_size: int = 4, patch: int = 8, seed: int = 0) -> Plan:

@@ -53,7 +53,7 @@ def test_what_cannot_work_is_refused_naming_key_value_and_what_is_allowed(argv: 
 
 def test_a_folder_is_offered_when_its_name_is_nearly_right(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
-    with pytest.raises(ConfigError, match="Did you mean .*photos"):
+    with pytest.raises(ConfigError, match=r"Did you mean .*photos"):
         check(load_config(["--data", str(tmp_path / "fotos")]))
 
 

@@ -10,7 +10,7 @@ import yaml
 
 from mtkd_dist import launch
 from mtkd_dist.models import load_network, read_metadata
-from tests.nets import TINY, TINY_AGGREGATOR, make_teacher, write_photos
+from tests.nets import TINY, TINY_AGGREGATOR, train_teacher, write_photos
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -21,9 +21,8 @@ class Launched:
     def __init__(self, folder: Path) -> None:
         self.output = folder / "run"
         write_photos(folder / "train", 4)
-        write_photos(folder / "held", 2, side=48)
-        # Other pictures than the training ones of the same name.
-        given = make_teacher(folder, "given")
+        write_photos(folder / "held", 2, side=48)  # another size: other pictures than the training ones
+        given = train_teacher(folder, "given")
         training = {"steps": 4, "batch_size": 4, "patch": 8, "checkpoint_every": 2, "ema": 0.5}
         config = {
             "output": str(self.output),

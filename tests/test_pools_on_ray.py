@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,10 @@ from mtkd_dist.config.tree import LinkConfig
 from mtkd_dist.methods import Aggregation, Batch, Losses, Supervised
 from mtkd_dist.pools.placement import Layout, PoolSize
 from mtkd_dist.pools.teacher_worker import TeacherJob, TeacherWorker
-from mtkd_dist.train.source import LocalSource
 from mtkd_dist.train.state import TrainState
 from mtkd_dist.train.trainer import TrainingFailed, run_training, teacher_pool
 from mtkd_dist.train.worker import StudentJob
-from tests.nets import make_job, make_plan, make_store, make_teacher
+from tests.nets import make_job, make_plan, make_store, make_teacher, train_alone
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 ONE_CPU = PoolSize(workers=1, cpus=1, gpus=0)
@@ -100,26 +100,13 @@ def test_a_teacher_file_that_cannot_be_loaded_is_named_before_students_start(
 
 def test_a_student_that_dies_goes_on_from_its_checkpoint_to_the_undisturbed_result(tmp_path: Path) -> None:
     store = make_store(tmp_path)
-    job = make_job(store, method=_DiesOnce(tmp_path / "died", at=6), steps=8, checkpoint_every=2)
+    job = make_job(store, method=_DiesOnce(flag=tmp_path / "died", at=6), steps=8, checkpoint_every=2)
     layout = Layout(ONE_CPU, None)
     weights = run_training(job, None, layout, LinkConfig(slot_size=2), tmp_path / "run", lambda update: None)
     assert (tmp_path / "died").exists()
 
     undisturbed = TrainState(job.build(), job.training)
-    source = LocalSource(job.images, job.plan, job.slot_size, [0, 1], torch.device("cpu"))
-    from mtkd_dist.train.loop import train
-
-    train(
-        undisturbed,
-        undisturbed.model,
-        Supervised(),
-        source,
-        job.training,
-        seed=0,
-        rank=0,
-        checkpoint=lambda: None,
-        post=lambda records: None,
-    )
+    train_alone(dataclasses.replace(job, method=Supervised()), undisturbed)
     for name, tensor in undisturbed.result().items():
         assert torch.equal(tensor, weights[name]), name
 
@@ -136,19 +123,10 @@ class _DiesOnce(Supervised):
 
     flag: Path = Path()
     at: int = 0
-    needs_teachers: bool = False
-
-    def __init__(self, flag: Path, at: int) -> None:
-        object.__setattr__(self, "flag", flag)
-        object.__setattr__(self, "at", at)
-        object.__setattr__(self, "needs_teachers", False)
 
     def loss(self, student: torch.nn.Module, batch: Batch) -> Losses:
-        import os
-
-        calls = getattr(student, "calls", 0) + 1
-        student.calls = calls
-        if calls == self.at and not self.flag.exists():
+        student.calls = getattr(student, "calls", 0) + 1
+        if student.calls == self.at and not self.flag.exists():
             self.flag.touch()
             os._exit(1)
         return super().loss(student, batch)

@@ -8,11 +8,10 @@ import torch
 
 from mtkd_dist.data import ImageStore
 from mtkd_dist.methods import Batch
-from mtkd_dist.train.loop import NonFiniteLoss, train
+from mtkd_dist.train.loop import NonFiniteLoss
 from mtkd_dist.train.source import LocalSource, Prefetcher, slots_of_rank
 from mtkd_dist.train.state import TrainState, seed_step
-from mtkd_dist.train.worker import StudentJob
-from tests.nets import make_job, make_store
+from tests.nets import make_job, make_store, train_alone
 
 CPU = torch.device("cpu")
 
@@ -22,15 +21,10 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> ImageStore:
     return make_store(tmp_path_factory.mktemp("photos"))
 
 
-def run(job: StudentJob, state: TrainState, checkpoint: Any = lambda: None, post: Any = lambda records: None) -> None:
-    source = LocalSource(job.images, job.plan, job.slot_size, slots_of_rank(job.slots_per_step, 0, 1), CPU)
-    train(state, state.model, job.method, source, job.training, seed=job.seed, rank=0, checkpoint=checkpoint, post=post)
-
-
 def test_the_loss_falls(store: ImageStore) -> None:
     job = make_job(store, steps=60, learning_rate=5e-3)
     records: list[dict[str, Any]] = []
-    run(job, TrainState(job.build(), job.training), post=records.extend)
+    train_alone(job, TrainState(job.build(), job.training), post=records.extend)
     losses = [record["loss"] for record in records]
     assert len(losses) == 60
     assert sum(losses[-10:]) < 0.7 * sum(losses[:10])
@@ -39,7 +33,7 @@ def test_the_loss_falls(store: ImageStore) -> None:
 def test_every_step_is_posted_once_with_its_loss_and_learning_rate(store: ImageStore) -> None:
     job = make_job(store, steps=13, halve_at=[0.5])
     records: list[dict[str, Any]] = []
-    run(job, TrainState(job.build(), job.training), post=records.extend)
+    train_alone(job, TrainState(job.build(), job.training), post=records.extend)
     assert [record["step"] for record in records] == list(range(13))
     assert records[0]["learning_rate"] == 2 * records[12]["learning_rate"]
     assert {"images_per_second", "students"} <= records[12].keys()
@@ -50,7 +44,7 @@ def test_a_training_that_goes_on_from_a_checkpoint_ends_bit_equal_to_one_that_wa
 ) -> None:
     job = make_job(store, steps=8, checkpoint_every=3)
     whole = TrainState(job.build(), job.training)
-    run(job, whole)
+    train_alone(job, whole)
 
     stopped = TrainState(job.build(), job.training)
 
@@ -59,11 +53,11 @@ def test_a_training_that_goes_on_from_a_checkpoint_ends_bit_equal_to_one_that_wa
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run(job, stopped, checkpoint=stop_after_three)
+        train_alone(job, stopped, checkpoint=stop_after_three)
     resumed = TrainState(job.build(), job.training)
     resumed.load(tmp_path, CPU)
     assert resumed.step == 3
-    run(job, resumed)
+    train_alone(job, resumed)
     for name, tensor in whole.result().items():
         assert torch.equal(tensor, resumed.result()[name]), name
 
@@ -72,20 +66,20 @@ def test_checkpoints_come_at_their_interval_and_at_the_end(store: ImageStore) ->
     job = make_job(store, steps=7, checkpoint_every=3)
     state = TrainState(job.build(), job.training)
     at: list[int] = []
-    run(job, state, checkpoint=lambda: at.append(state.step))
+    train_alone(job, state, checkpoint=lambda: at.append(state.step))
     assert at == [3, 6, 7]
 
 
 def test_a_loss_that_is_not_finite_stops_the_training_and_names_the_step(store: ImageStore) -> None:
     job = make_job(store, learning_rate=1e30)
     with pytest.raises(NonFiniteLoss, match=r"step \d+.*learning rate"):
-        run(job, TrainState(job.build(), job.training))
+        train_alone(job, TrainState(job.build(), job.training))
 
 
 def test_the_result_is_the_moving_average_where_there_is_one(store: ImageStore) -> None:
     job = make_job(store)
     state = TrainState(job.build(), job.training)
-    run(job, state)
+    train_alone(job, state)
     last = state.model.state_dict()
     assert any(not torch.equal(tensor, last[name]) for name, tensor in state.result().items())
     assert TrainState(job.build(), make_job(store, ema=0.0).training).ema is None
