@@ -1,0 +1,133 @@
+"""How fast the two pools feed each other: images/s, milliseconds of the link for a batch, and where pools spend time.
+
+    pytest benchmarks/test_pipeline.py
+
+Prints one Markdown table; `--write` of this folder's conftest puts it into `benchmarks/results/pipeline.md`. Compare
+rows of one table only: the machine may be shared.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import ray
+import torch
+
+from benchmarks.results_table import Table
+from mtkd_dist.config.tree import LinkConfig, TrainingConfig
+from mtkd_dist.data import ImageStore, Plan, build_store, demo_photos
+from mtkd_dist.methods import MTKD, Method, Supervised
+from mtkd_dist.models import build_aggregator, build_network, save_aggregator, save_network
+from mtkd_dist.pools.placement import Layout, PoolSize
+from mtkd_dist.pools.teacher_worker import TeacherFile, TeacherJob
+from mtkd_dist.train.source import LinkSource
+from mtkd_dist.train.trainer import Update, run_training, teacher_pool
+from mtkd_dist.train.worker import StudentJob
+
+SCALE, PATCH, BATCH, SLOT = 2, 48, 16, 4
+TEACHERS = ("edsr-baseline:width=16,blocks=2", "edsr-baseline:width=24,blocks=2")
+STUDENT = "edsr-baseline:width=16,blocks=3"
+AGGREGATOR = "dctswin:width=24,groups=1,layers=2,heads=3"
+CPU = PoolSize(workers=1, cpus=1, gpus=0)
+
+
+@dataclass(frozen=True)
+class Bench:
+    store: ImageStore
+    teachers: tuple[TeacherFile, ...]
+    aggregator: Path
+
+    def student(self, method: Method, steps: int) -> StudentJob:
+        training = TrainingConfig(steps=steps, batch_size=BATCH, patch=PATCH, checkpoint_every=steps)
+        return StudentJob(STUDENT, 0, SCALE, method, self.plan, SLOT, self.store.folder, training, seed=0, threads=1)
+
+    def teacher(self, method: Method, teachers: tuple[TeacherFile, ...]) -> TeacherJob:
+        aggregator = self.aggregator if teachers else None
+        return TeacherJob(
+            method, self.plan, SLOT, SCALE, self.store.folder, teachers, aggregator, wire="float16", threads=1
+        )
+
+    @property
+    def plan(self) -> Plan:
+        return Plan(0, self.store.digest, tuple(self.store.lr_sizes), BATCH, PATCH)
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    folder = tmp_path_factory.mktemp("pipeline")
+    teachers = []
+    for i, network in enumerate(TEACHERS):
+        path = folder / f"teacher-{i}.safetensors"
+        save_network(path, build_network(network, SCALE), {"network": network, "scale": str(SCALE)})
+        teachers.append(TeacherFile(path.stem, path, None))
+    aggregator = build_aggregator(AGGREGATOR, len(teachers), SCALE)
+    save_aggregator(folder / "aggregator.safetensors", aggregator, AGGREGATOR, SCALE, [t.name for t in teachers])
+    store = build_store(demo_photos().train, SCALE, folder / "images")
+    return Bench(store, tuple(teachers), folder / "aggregator.safetensors")
+
+
+@pytest.fixture(scope="module")
+def table() -> Table:
+    return Table("pipeline", ["what", "images/s", "ms/batch", "students w/s/h %", "teachers w/s/h %"])
+
+
+def milliseconds(call: Callable[[int], object], first: int, last: int) -> float:
+    """Median of one call in ms."""
+    times = []
+    for step in range(first, last):
+        began = time.perf_counter()
+        call(step)
+        times.append(1e3 * (time.perf_counter() - began))
+    return statistics.median(times)
+
+
+def shares_text(update: Update, pool: str) -> str:
+    shares = update.teachers if pool == "teachers" else update.records[-1].get("students")
+    return "/".join(f"{100 * s:.0f}" for s in (shares.working, shares.starved, shares.held_back)) if shares else "–"
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_link_alone(bench: Bench, table: Table) -> None:
+    """A batch through the link when the teachers compute nothing: cutting, object store, references, conversion."""
+    student = bench.student(Supervised(), steps=120)
+    job = bench.teacher(Supervised(), ())
+    with teacher_pool(job, CPU, student, LinkConfig(slot_size=SLOT)) as pool:
+        attempt = ray.get(pool.link.new_attempt.remote())
+        ray.get(pool.link.attach.remote(attempt, 0, 1, 0))
+        source = LinkSource(pool.link, attempt, 0, list(range(student.slots_per_step)), torch.device("cpu"))
+
+        def fetch(step: int) -> None:
+            source.fetch(step)
+            source.done(step)
+
+        milliseconds(fetch, 0, 20)
+        per_batch = milliseconds(fetch, 20, 120)
+    table.add("link alone (teachers compute nothing)", f"{1e3 * BATCH / per_batch:.0f}", f"{per_batch:.1f}", "–", "–")
+    assert per_batch > 0
+
+
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize("kind", ["student alone", "two pools"])
+def test_training(bench: Bench, table: Table, tmp_path: Path, kind: str) -> None:
+    """Images/s of a whole training: the student alone on one core, and fed by a teacher pool on another."""
+    alone = kind == "student alone"
+    method: Method = Supervised() if alone else MTKD()
+    student = bench.student(method, steps=60)
+    teacher = None if alone else bench.teacher(method, bench.teachers)
+    updates: list[Update] = []
+    layout = Layout(CPU, None if alone else CPU)
+    run_training(student, teacher, layout, LinkConfig(slot_size=SLOT), tmp_path, updates.append)
+    rates = [r["images_per_second"] for update in updates for r in update.records if "images_per_second" in r]
+    rate = statistics.median(rates[1:])
+    table.add(
+        kind,
+        f"{rate:.1f}",
+        f"{1e3 * BATCH / rate:.0f}",
+        *(shares_text(updates[-1], p) for p in ("students", "teachers")),
+    )
+    assert len(rates) == 6
