@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -20,7 +22,7 @@ from mtkd_dist.report.screen import capture_output
 from mtkd_dist.report.tables import summary
 from mtkd_dist.stages.check import check
 from mtkd_dist.stages.pipeline import run_stages
-from mtkd_dist.stages.run import Run, check_layouts, prepare_images
+from mtkd_dist.stages.run import Run, check_layouts, prepare_images, say
 from mtkd_dist.tracking.tracker import Tracker
 from mtkd_dist.train.trainer import TrainingFailed
 
@@ -53,21 +55,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _launch(config: Config, output: Path, console: Console) -> None:
-    def say(text: str) -> None:
-        console.print(text, highlight=False, markup=False)
-
     began = time.monotonic()
-    say(f"mtkd-dist  preset {config.preset}, x{config.scale}, student {config.student}, output {output}")
+    tell = functools.partial(say, console)
+    tell(f"mtkd-dist  preset {config.preset}, x{config.scale}, student {config.student}, output {output}")
     (output / "config.yaml").write_text(dump_config(config))
-    tracker = Tracker(output, "mtkd-dist", output.name, lambda text: say(f"warning: {text}"))
+    tracker = Tracker(output, "mtkd-dist", output.name, lambda text: tell(f"warning: {text}"))
     tracker.start(dataclasses.asdict(config))
     status = "FAILED"
     try:
         with cluster(config.cluster) as resources:
-            say(f"cluster  {resources.cpus} CPUs, {resources.gpus} GPUs, {resources.nodes} node(s)")
+            tell(f"cluster  {resources.cpus} CPUs, {resources.gpus} GPUs, {resources.nodes} node(s)")
             # A split that cannot work is refused now, not after images are decoded and teachers trained.
             check_layouts(config, resources)
-            images, sets = prepare_images(config, output, say)
+            images, sets = prepare_images(config, output, tell)
             run = Run(config, output, console, tracker, resources, images, sets)
             rows = run_stages(run)
         tracker.run.metrics({f"psnr_y/{row['set']}/{row['model']}": row["psnr_y"] for row in rows})
@@ -92,7 +92,8 @@ def _files(output: Path) -> dict[str, str]:
         "pictures": str(output / "samples"),
         "configuration": str(output / "config.yaml"),
         "log": str(output / LOG),
-        "tracking": f"mlflow ui --backend-store-uri sqlite:///{output / 'mlflow.db'}",
+        "tracking": os.environ.get("MLFLOW_TRACKING_URI")
+        or f"mlflow ui --backend-store-uri sqlite:///{output / 'mlflow.db'}",
     }
 
 

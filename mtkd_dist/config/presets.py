@@ -24,7 +24,8 @@ def _demo() -> Config:
         aggregator="dctswin:width=24,groups=1,layers=2,heads=3",
         scale=2,
         teacher_training=teacher,
-        aggregate=TrainingConfig(steps=150, batch_size=8, patch=24, learning_rate=5e-4, ema=0.98, checkpoint_every=100),
+        # A larger rate first loses what the aggregator starts with, the mean of the teachers.
+        aggregate=TrainingConfig(steps=500, batch_size=8, patch=24, learning_rate=2e-4, ema=0.98, checkpoint_every=250),
         distil=TrainingConfig(steps=600, batch_size=8, patch=24, learning_rate=2e-3, ema=0.98, checkpoint_every=200),
         link=LinkConfig(max_bytes=256 << 20),
     )

@@ -37,7 +37,7 @@ def run_evaluate(run: Run, teachers: ReadyTeachers, aggregator: Path, student: P
     }
     old = manifest.read(folder)
     if old is not None and not manifest.changed(old, inputs, manifest.digests(run.output, old.outputs)):
-        run.console.print("evaluate: done before", highlight=False)
+        run.say("evaluate: done before")
         return old.scores
     folder.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
@@ -72,7 +72,7 @@ def _score_all(run: Run, job: EvaluateJob) -> Iterator[dict[str, Any]]:
         for i in range(len(store))
     ]
     for done, result in enumerate(score_photos(job, photos, run.resources, run.config.num_gpus), 1):
-        run.console.print(f"evaluate: {done}/{len(photos)}  {result['set']}/{result['image']}", highlight=False)
+        run.say(f"evaluate: {done}/{len(photos)}  {result['set']}/{result['image']}")
         yield result
 
 

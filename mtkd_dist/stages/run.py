@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,12 @@ SSIM_WINDOW = 11
 """Smallest side that SSIM is defined for; test images also lose a border of `scale` on each side."""
 
 
+def say(console: Console, text: str) -> None:
+    """A line for the screen, and for the log: whoever reads the log later wants to see both in their order."""
+    logging.getLogger("mtkd_dist").info(text)
+    console.print(text, highlight=False, markup=False)
+
+
 @dataclass
 class Run:
     config: Config
@@ -32,6 +39,10 @@ class Run:
     """Name of a test set -> its photographs."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Wall time of the stages that ran, in their order."""
+
+    def say(self, text: str) -> None:
+        """A line for the screen, and for the log."""
+        say(self.console, text)
 
     def plan(self, training: TrainingConfig) -> Plan:
         return Plan(

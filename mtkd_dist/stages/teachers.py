@@ -97,10 +97,7 @@ def _given(run: Run, spec: TeacherSpec) -> TeacherFile:
                 },
             ),
         )
-        run.console.print(
-            f"teachers/{spec.name}: {loaded.architecture}, {loaded.params:,} parameters, from {path.name}",
-            highlight=False,
-        )
+        run.say(f"teachers/{spec.name}: {loaded.architecture}, {loaded.params:,} parameters, from {path.name}")
     else:
-        run.console.print(f"teachers/{spec.name}: checked before", highlight=False)
+        run.say(f"teachers/{spec.name}: checked before")
     return TeacherFile(spec.name, path, spec.input_range)

@@ -64,10 +64,10 @@ def train_stage(run: Run, training: Training, write: Callable[[dict[str, Tensor]
     old = manifest.read(folder)
     why = manifest.changed(old, inputs, manifest.digests(run.output, old.outputs) if old else {})
     if not why:
-        run.console.print(f"{training.stage}: done before", highlight=False)
+        run.say(f"{training.stage}: done before")
         return
     if old is not None:
-        run.console.print(f"{training.stage}: runs again, because of {', '.join(why)}", highlight=False)
+        run.say(f"{training.stage}: runs again, because of {', '.join(why)}")
     checkpoints = folder / f"checkpoints-{manifest.fingerprint(inputs)}"
     for stale in folder.glob("checkpoints-*"):
         if stale != checkpoints:
@@ -93,7 +93,7 @@ def train_stage(run: Run, training: Training, write: Callable[[dict[str, Tensor]
 def _train(run: Run, training: Training, checkpoints: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     config, job_config = run.config, training.config
     layout = layout_of(config, run.resources, job_config, training.method.needs_teachers)
-    run.console.print(f"{training.stage}: {training.network} on {layout}", highlight=False)
+    run.say(f"{training.stage}: {training.network} on {layout}")
     plan = run.plan(job_config)
     student = StudentJob(
         network=training.network,
