@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import logging
 import os
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -39,6 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USAGE
     output = Path(config.output).resolve()
+    # Schedulers end a job with SIGTERM: treat it as Ctrl-C, so that tracking is told and Ray's processes are ended.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with capture_output(output / LOG) as console:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
         try:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 import torch
@@ -25,6 +27,8 @@ from mtkd_dist.pools.placement import Layout, PoolSize
 from mtkd_dist.pools.teacher_worker import TeacherJob, TeacherWorker
 from mtkd_dist.train.state import TrainState
 from mtkd_dist.train.worker import StudentJob, student_worker
+
+T = TypeVar("T")
 
 POLL_SECONDS = 0.5
 MAX_FAILURES = 3
@@ -64,15 +68,14 @@ def run_training(
 ) -> dict[str, torch.Tensor]:
     """Train to the end, going on from the newest checkpoint in `folder`; returns the resulting weights on the CPU.
 
-    `on_update` is called on a thread of its own about twice a second.
-    Errors: TrainingFailed.
+    `on_update` is called about twice a second, on the calling thread.
+    Errors: TrainingFailed; KeyboardInterrupt passes through at once, and the pools end with the cluster.
     """
     board = BoardActor.remote()
     with contextlib.ExitStack() as stack:
         link_handle = None
         if teacher is not None and layout.teachers is not None:
             link_handle = stack.enter_context(teacher_pool(teacher, layout.teachers, student, link)).link
-        stack.enter_context(_polling(board, link_handle, on_update))
         trainer = TorchTrainer(
             student_worker,
             train_loop_config={"job": student, "board": board, "link": link_handle},
@@ -85,8 +88,12 @@ def run_training(
                 checkpoint_config=CheckpointConfig(num_to_keep=2),
             ),
         )
+        fitting = _in_background(trainer.fit)
+        while not fitting.done():
+            concurrent.futures.wait([fitting], POLL_SECONDS)
+            _poll(board, link_handle, on_update)
         try:
-            result = trainer.fit()
+            result = fitting.result()
         except ray.train.TrainingFailedError as error:
             raise TrainingFailed(_first_cause(error)) from error
     if result.checkpoint is None:
@@ -129,32 +136,29 @@ def teacher_pool(job: TeacherJob, pool: PoolSize, student: StudentJob, config: L
             ray.kill(handle)
 
 
-@contextlib.contextmanager
-def _polling(board: ActorHandle, link: ActorHandle | None, on_update: Callable[[Update], None]) -> Iterator[None]:
-    """Ask board and link for news while the block lasts (`fit` blocks the main thread), and once more at its end."""
-    stop = threading.Event()
-
-    def poll() -> None:
-        try:
-            stats = ray.get(link.stats.remote(), timeout=10) if link is not None else {}
-            records = ray.get(board.drain.remote(), timeout=10)
-        except (ray.exceptions.RayError, TimeoutError):
-            return  # the run's own error is the one to show
-        if records:
-            on_update(Update(records, stats.get("shares"), stats))
+def _in_background(function: Callable[[], T]) -> Future[T]:
+    """Call on a daemon thread: on the main thread Ray Train takes Ctrl-C for itself and ends the process."""
+    future: Future[T] = Future()
 
     def run() -> None:
-        while not stop.wait(POLL_SECONDS):
-            poll()
+        try:
+            future.set_result(function())
+        except BaseException as error:  # handed to whoever asks for the result
+            future.set_exception(error)
 
-    thread = threading.Thread(target=run, name="poll", daemon=True)
-    thread.start()
+    threading.Thread(target=run, name="fit", daemon=True).start()
+    return future
+
+
+def _poll(board: ActorHandle, link: ActorHandle | None, on_update: Callable[[Update], None]) -> None:
+    """Ask board and link for news."""
     try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
-        poll()
+        stats = ray.get(link.stats.remote(), timeout=10) if link is not None else {}
+        records = ray.get(board.drain.remote(), timeout=10)
+    except (ray.exceptions.RayError, TimeoutError):
+        return  # the run's own error is the one to show
+    if records:
+        on_update(Update(records, stats.get("shares"), stats))
 
 
 def _result(student: StudentJob, folder: Path) -> dict[str, torch.Tensor]:
