@@ -111,6 +111,33 @@ def test_a_student_that_dies_goes_on_from_its_checkpoint_to_the_undisturbed_resu
         assert torch.equal(tensor, weights[name]), name
 
 
+def test_a_second_start_goes_on_from_the_newest_checkpoint_to_the_undisturbed_result(tmp_path: Path) -> None:
+    job = make_job(make_store(tmp_path), steps=8, halve_at=[])
+    half = dataclasses.replace(job, training=dataclasses.replace(job.training, steps=4))
+    layout = Layout(PoolSize(workers=2, cpus=1, gpus=0), None)
+    seen: list[int] = []
+
+    def start(job: StudentJob) -> dict[str, torch.Tensor]:
+        seen.clear()
+        return run_training(
+            job,
+            None,
+            layout,
+            LinkConfig(slot_size=2),
+            tmp_path / "run",
+            lambda update: seen.extend(record["step"] for record in update.records),
+        )
+
+    start(half)
+    weights = start(job)
+    assert seen == [4, 5, 6, 7]
+    undisturbed = TrainState(job.build(), job.training)
+    train_alone(job, undisturbed)
+    for name, tensor in undisturbed.result().items():
+        # Two ranks add gradients in another order than one rank does.
+        torch.testing.assert_close(weights[name], tensor, atol=1e-5, rtol=1e-4)
+
+
 @dataclasses.dataclass(frozen=True)
 class _BrokenTeaching(Aggregation):
     def teach(self, lr: torch.Tensor, networks: object) -> dict[str, torch.Tensor]:
