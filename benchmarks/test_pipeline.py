@@ -44,12 +44,12 @@ class Bench:
 
     def student(self, method: Method, steps: int) -> StudentJob:
         training = TrainingConfig(steps=steps, batch_size=BATCH, patch=PATCH, checkpoint_every=steps)
-        return StudentJob(STUDENT, 0, SCALE, method, self.plan, SLOT, self.store.folder, training, seed=0, threads=1)
+        return StudentJob(STUDENT, 0, SCALE, method, self.plan, SLOT, self.store.folder, training, seed=0, pool=CPU)
 
     def teacher(self, method: Method, teachers: tuple[TeacherFile, ...]) -> TeacherJob:
         aggregator = self.aggregator if teachers else None
         return TeacherJob(
-            method, self.plan, SLOT, SCALE, self.store.folder, teachers, aggregator, wire="float16", threads=1
+            method, self.plan, SLOT, SCALE, self.store.folder, teachers, aggregator, wire="float16", pool=CPU
         )
 
     @property

@@ -15,6 +15,7 @@ from mtkd_dist.config.tree import TrainingConfig
 from mtkd_dist.data import ImageStore, Plan, build_store
 from mtkd_dist.methods import Method, Supervised
 from mtkd_dist.models import build_network, load_strict, save_network
+from mtkd_dist.pools.placement import PoolSize
 from mtkd_dist.pools.teacher_worker import TeacherFile
 from mtkd_dist.train.loop import train
 from mtkd_dist.train.source import LocalSource, slots_of_rank
@@ -88,7 +89,7 @@ def make_job(store: ImageStore, method: Method | None = None, **training: object
         images=store.folder,
         training=config,
         seed=0,
-        threads=1,
+        pool=PoolSize(workers=1, cpus=1, gpus=0),
     )
 
 

@@ -39,7 +39,7 @@ def jobs(tmp_path: Path) -> tuple[StudentJob, TeacherJob]:
         teachers=(make_teacher(tmp_path, "a"),),
         aggregator=None,
         wire="float32",
-        threads=1,
+        pool=PoolSize(workers=1, cpus=1, gpus=0),
     )
     return student, teacher
 
@@ -136,6 +136,21 @@ def test_a_second_start_goes_on_from_the_newest_checkpoint_to_the_undisturbed_re
     for name, tensor in undisturbed.result().items():
         # Two ranks add gradients in another order than one rank does.
         torch.testing.assert_close(weights[name], tensor, atol=1e-5, rtol=1e-4)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_without_further_attempts(tmp_path: Path) -> None:
+    job = make_job(make_store(tmp_path), learning_rate=1e30)
+    seen: list[int] = []
+    with pytest.raises(TrainingFailed, match=r"student rank 0: NonFiniteLoss: .*not finite at step"):
+        run_training(
+            job,
+            None,
+            Layout(ONE_CPU, None),
+            LinkConfig(slot_size=2),
+            tmp_path / "run",
+            lambda update: seen.extend(record["step"] for record in update.records),
+        )
+    assert len(seen) == len(set(seen))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,6 +8,7 @@ import torch
 
 from mtkd_dist.methods import Aggregation
 from mtkd_dist.models import load_network
+from mtkd_dist.pools.placement import PoolSize
 from mtkd_dist.pools.teacher_worker import TeacherJob, TeacherWorker
 from tests.nets import make_plan, make_store, make_teacher
 
@@ -24,7 +25,7 @@ def job(tmp_path: Path) -> TeacherJob:
         teachers=(make_teacher(tmp_path, "a", seed=1), make_teacher(tmp_path, "b", seed=2)),
         aggregator=None,
         wire="float32",
-        threads=1,
+        pool=PoolSize(workers=1, cpus=1, gpus=0),
     )
 
 

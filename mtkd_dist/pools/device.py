@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 
 
-def pick_device(index: int = 0) -> torch.device:
-    """The worker's GPU, or the CPU where torch sees none (also under Ray's logical GPUs)."""
-    return torch.device("cuda", index) if torch.cuda.is_available() else torch.device("cpu")
+def pick_device(reserved_gpu: bool, index: int = 0) -> torch.device:
+    """The GPU that the worker reserved, or the CPU: without a reservation, and where Ray's GPUs are only logical."""
+    return torch.device("cuda", index) if reserved_gpu and torch.cuda.is_available() else torch.device("cpu")
 
 
 def use_threads(threads: int) -> None:

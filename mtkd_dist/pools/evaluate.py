@@ -30,9 +30,8 @@ class EvaluateJob:
     aggregator: Path
     student: Path
     scale: int
-    threads: int
-    crop: int = 96
-    """Side in HR pixels of the detail that goes into sample grids."""
+    crop: int = 144
+    """Side in HR pixels of the detail that goes into sample grids; a multiple of every scale."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ def score_photos(
     gpus = resources.gpus if num_gpus is None else min(num_gpus, resources.gpus)
     count = max(1, min(gpus or resources.cpus, len(photos)))
     actor = ray.remote(EvaluateWorker).options(num_cpus=0 if gpus else 1, num_gpus=1 if gpus else 0)
-    workers = [actor.remote(job) for _ in range(count)]
+    workers = [actor.remote(job, gpus > 0) for _ in range(count)]
     try:
         yield from ray.util.ActorPool(workers).map(lambda worker, photo: worker.score.remote(photo), list(photos))
     finally:
@@ -65,10 +64,10 @@ def score_photos(
 
 
 class EvaluateWorker:
-    def __init__(self, job: EvaluateJob) -> None:
-        use_threads(job.threads)
+    def __init__(self, job: EvaluateJob, reserved_gpu: bool) -> None:
+        use_threads(1)
         self._job = job
-        self._device = pick_device()
+        self._device = pick_device(reserved_gpu)
         self._networks = load_networks(job.teachers, job.aggregator, job.scale, self._device)
         self._student = load_network(job.student, scale=job.scale).module.to(self._device)
 

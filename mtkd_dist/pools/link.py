@@ -5,6 +5,7 @@ teacher's death takes no answer with it. Tensors never pass through it: only ref
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from typing import Any
 
@@ -13,7 +14,10 @@ from ray.actor import ActorHandle
 from ray.exceptions import ActorDiedError, RayActorError
 
 from mtkd_dist.pools.clock import TeacherClock
+from mtkd_dist.pools.errors import root_cause
 from mtkd_dist.pools.link_state import Lease, LinkState
+
+logger = logging.getLogger(__name__)
 
 REVIVE_SECONDS = 0.5
 """Pause between two questions to a teacher worker that Ray is restarting."""
@@ -127,7 +131,8 @@ class Link:
                 self._lost_workers += 1
                 self._spawn(self._revive(lease.worker))
         except Exception as error:
-            await self._fail(f"teacher worker {lease.worker} failed at step {step}, slot {slot}: {error}")
+            logger.exception("the teacher half failed")
+            await self._fail(f"teacher worker {lease.worker} failed at step {step}, slot {slot}: {root_cause(error)}")
         else:
             if self._state.answered(lease, meta["bytes"]):
                 self._answers[lease.key] = answer_ref
@@ -144,7 +149,7 @@ class Link:
             except ActorDiedError as error:
                 # Ray has given it up; the others go on without it.
                 if not self._state.workers and not self._reviving(worker):
-                    await self._fail(f"the last teacher worker died and could not be restarted: {error}")
+                    await self._fail(f"the last teacher worker died and could not be restarted: {root_cause(error)}")
                 self._workers.pop(worker, None)
                 return
             except RayActorError:

@@ -18,6 +18,7 @@ from mtkd_dist.data import ImageStore, Plan, Sample
 from mtkd_dist.methods import FrozenNetworks, Method
 from mtkd_dist.models import load_aggregator, load_network
 from mtkd_dist.pools.device import pick_device, use_threads
+from mtkd_dist.pools.placement import PoolSize
 from mtkd_dist.pools.wire import Answer, Meta, pack, size_bytes
 
 
@@ -44,7 +45,8 @@ class TeacherJob:
     teachers: tuple[TeacherFile, ...]
     aggregator: Path | None
     wire: WireDtype
-    threads: int
+    pool: PoolSize
+    """What this worker reserved."""
 
 
 def load_networks(
@@ -65,9 +67,9 @@ def cut_slot(store: ImageStore, samples: list[Sample], patch: int) -> tuple[NDAr
 
 class TeacherWorker:
     def __init__(self, job: TeacherJob) -> None:
-        use_threads(job.threads)
+        use_threads(job.pool.threads)
         self._job = job
-        self._device = pick_device()
+        self._device = pick_device(job.pool.gpus > 0)
         self._store = ImageStore.open(job.images)
         self._networks = load_networks(job.teachers, job.aggregator, job.scale, self._device)
 

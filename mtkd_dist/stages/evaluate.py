@@ -41,7 +41,7 @@ def run_evaluate(run: Run, teachers: ReadyTeachers, aggregator: Path, student: P
         return old.scores
     folder.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
-    job = EvaluateJob(teachers.files, aggregator, student, run.config.scale, threads=1)
+    job = EvaluateJob(teachers.files, aggregator, student, run.config.scale)
     per_image = list(_score_all(run, job))
     rows = _rows(run, per_image, _params(run, teachers, aggregator, student))
     grids = _write_grids(run, per_image)

@@ -45,7 +45,7 @@ class Training:
             "network": self.network,
             "scale": run.config.scale,
             "method": [type(self.method).__name__, dataclasses.asdict(self.method)],  # type: ignore[call-overload]
-            "training": dataclasses.asdict(self.config),
+            "training": {k: v for k, v in dataclasses.asdict(self.config).items() if k != "checkpoint_every"},
             "images": run.images.digest,
             "seed": run.config.seed,
             "teachers": [[t.name, self.teacher_digests[t.name], t.input_range] for t in self.teachers],
@@ -105,7 +105,7 @@ def _train(run: Run, training: Training, checkpoints: Path) -> tuple[dict[str, T
         images=run.images.folder,
         training=job_config,
         seed=config.seed,
-        threads=layout.students.threads,
+        pool=layout.students,
     )
     teacher = None
     if layout.teachers is not None:
@@ -118,7 +118,7 @@ def _train(run: Run, training: Training, checkpoints: Path) -> tuple[dict[str, T
             teachers=training.teachers,
             aggregator=training.aggregator,
             wire=config.link.wire,
-            threads=layout.teachers.threads,
+            pool=layout.teachers,
         )
     tracked = run.tracker.stage(training.stage)
     tracked.params({"network": training.network, "layout": str(layout)} | dataclasses.asdict(job_config))

@@ -21,6 +21,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from mtkd_dist.config.shares import PoolShares
 from mtkd_dist.config.tree import LinkConfig
 from mtkd_dist.pools.board import BoardActor
+from mtkd_dist.pools.errors import root_cause
 from mtkd_dist.pools.link import LinkActor
 from mtkd_dist.pools.link_state import LinkState
 from mtkd_dist.pools.placement import Layout, PoolSize
@@ -80,7 +81,7 @@ def run_training(
             student_worker,
             train_loop_config={"job": student, "board": board, "link": link_handle},
             scaling_config=_scaling(layout.students),
-            torch_config=TorchConfig(backend="nccl" if layout.students.gpus and torch.cuda.is_available() else "gloo"),
+            torch_config=TorchConfig(backend=_backend(layout.students)),
             run_config=RunConfig(
                 name="checkpoints",
                 storage_path=str(folder.resolve()),
@@ -95,14 +96,21 @@ def run_training(
         try:
             result = fitting.result()
         except ray.train.TrainingFailedError as error:
-            raise TrainingFailed(_first_cause(error)) from error
+            raise TrainingFailed(_first_failure(error)) from error
     if result.checkpoint is None:
         raise TrainingFailed(f"the training in {folder} ended without a checkpoint; the log has its last words")
     return _result(student, Path(result.checkpoint.path))
 
 
+def _backend(pool: PoolSize) -> str:
+    # Ray Train would take nccl wherever GPUs are asked for, also logical ones. The driver's machine may have no GPU;
+    # Ray names the type of those that are real.
+    real = any(name.startswith("accelerator_type:") for name in ray.cluster_resources())
+    return "nccl" if pool.gpus and real else "gloo"
+
+
 def _scaling(pool: PoolSize) -> ScalingConfig:
-    # Ray Train refuses a GPU key without use_gpu, and wants none of it on a machine without one.
+    # Ray Train refuses a GPU key without use_gpu.
     resources = {"CPU": pool.cpus, "GPU": pool.gpus} if pool.gpus else {"CPU": pool.cpus}
     return ScalingConfig(num_workers=pool.workers, use_gpu=pool.gpus > 0, resources_per_worker=resources)
 
@@ -120,7 +128,7 @@ def teacher_pool(job: TeacherJob, pool: PoolSize, student: StudentJob, config: L
     try:
         ray.get([worker.ping.remote() for worker in workers.values()])
     except RayActorError as error:
-        raise TrainingFailed(f"a teacher worker did not start: {_first_cause(error)}") from error
+        raise TrainingFailed(f"a teacher worker did not start: {root_cause(error)}") from error
     state = LinkState(
         steps=student.training.steps,
         slots_per_step=student.slots_per_step,
@@ -151,12 +159,15 @@ def _in_background(function: Callable[[], T]) -> Future[T]:
 
 
 def _poll(board: ActorHandle, link: ActorHandle | None, on_update: Callable[[Update], None]) -> None:
-    """Ask board and link for news."""
+    """Ask board and link for news. Errors: TrainingFailed, when a student met what a restart cannot mend."""
     try:
         stats = ray.get(link.stats.remote(), timeout=10) if link is not None else {}
         records = ray.get(board.drain.remote(), timeout=10)
     except (ray.exceptions.RayError, TimeoutError):
         return  # the run's own error is the one to show
+    for record in records:
+        if "fatal" in record:
+            raise TrainingFailed(record["fatal"])
     if records:
         on_update(Update(records, stats.get("shares"), stats))
 
@@ -167,15 +178,6 @@ def _result(student: StudentJob, folder: Path) -> dict[str, torch.Tensor]:
     return state.result()
 
 
-def _first_cause(error: BaseException) -> str:
-    """Ray wraps an error several times; people need the innermost."""
-    cause: BaseException = error
-    while True:
-        inner = getattr(cause, "cause", None) or cause.__cause__
-        if not isinstance(inner, BaseException):
-            break
-        cause = inner
-    failures = getattr(error, "worker_failures", None)
-    if failures:
-        return "; ".join(f"student rank {rank}: {failure}" for rank, failure in failures.items())
-    return str(cause)
+def _first_failure(error: ray.train.TrainingFailedError) -> str:
+    failures = getattr(error, "worker_failures", None) or {}
+    return "; ".join(f"student rank {rank}: {root_cause(e)}" for rank, e in failures.items()) or root_cause(error)

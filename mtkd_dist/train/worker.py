@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import ray
 import ray.train
 import ray.train.torch
 import torch
@@ -21,7 +22,10 @@ from mtkd_dist.data import Plan
 from mtkd_dist.methods import Method
 from mtkd_dist.models import build_aggregator, build_network
 from mtkd_dist.pools.device import pick_device, use_threads
-from mtkd_dist.train.loop import train
+from mtkd_dist.pools.errors import root_cause
+from mtkd_dist.pools.link import LinkError
+from mtkd_dist.pools.placement import PoolSize
+from mtkd_dist.train.loop import NonFiniteLoss, train
 from mtkd_dist.train.source import LinkSource, LocalSource, Source, slots_of_rank
 from mtkd_dist.train.state import TrainState
 
@@ -40,7 +44,8 @@ class StudentJob:
     images: Path
     training: TrainingConfig
     seed: int
-    threads: int
+    pool: PoolSize
+    """What this rank reserved."""
 
     @property
     def slots_per_step(self) -> int:
@@ -59,24 +64,30 @@ def student_worker(config: dict[str, Any]) -> None:
     job: StudentJob = config["job"]
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
-    use_threads(job.threads)
-    device = pick_device(ray.train.torch.get_device().index or 0)
+    use_threads(job.pool.threads)
+    device = pick_device(job.pool.gpus > 0, ray.train.torch.get_device().index or 0)
     state = TrainState(job.build().to(device), job.training)
     with _latest_checkpoint() as folder:
         if folder is not None:
             state.load(folder, device)
     network = DistributedDataParallel(state.model) if world_size > 1 else state.model
-    train(
-        state,
-        network,
-        job.method,
-        _source(job, config["link"], rank, world_size, state.step, device),
-        job.training,
-        seed=job.seed,
-        rank=rank,
-        checkpoint=lambda: _report(state, rank),
-        post=config["board"].post.remote if rank == 0 else _drop,
-    )
+    board = config["board"]
+    try:
+        train(
+            state,
+            network,
+            job.method,
+            _source(job, config["link"], rank, world_size, state.step, device),
+            job.training,
+            seed=job.seed,
+            rank=rank,
+            checkpoint=lambda: _report(state, rank),
+            post=board.post.remote if rank == 0 else _drop,
+        )
+    except (NonFiniteLoss, LinkError) as error:
+        # Would happen again after each restart by Ray Train: the driver gives up at once.
+        ray.get(board.post.remote([{"fatal": f"student rank {rank}: {root_cause(error)}"}]))
+        raise
 
 
 def _source(job: StudentJob, link: Any, rank: int, world_size: int, first_step: int, device: torch.device) -> Source:
