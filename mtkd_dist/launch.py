@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import fcntl
 import functools
 import logging
 import os
 import signal
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -18,6 +21,7 @@ from mtkd_dist.config.load import ConfigError, dump_config, load_config
 from mtkd_dist.config.tree import Config
 from mtkd_dist.data import ImageError
 from mtkd_dist.pools.cluster import ClusterError, cluster
+from mtkd_dist.pools.errors import root_cause
 from mtkd_dist.pools.placement import LayoutError
 from mtkd_dist.report.screen import capture_output
 from mtkd_dist.report.tables import summary
@@ -29,32 +33,67 @@ from mtkd_dist.train.trainer import TrainingFailed
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 LOG = "launch.log"
+logger = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
     try:
-        config = load_config(sys.argv[1:] if argv is None else argv)
+        with _sigterm_as_interrupt():
+            return _main(sys.argv[1:] if argv is None else argv)
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+
+
+def _main(argv: Sequence[str]) -> int:
+    try:
+        config = load_config(argv)
         check(config)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USAGE
     output = Path(config.output).resolve()
-    # Schedulers end a job with SIGTERM: treat it as Ctrl-C, so that tracking is told and Ray's processes are ended.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with capture_output(output / LOG) as console:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
         try:
-            _launch(config, output, console)
-        except (ImageError, ValueError, LayoutError, ClusterError, TrainingFailed, OSError) as error:
-            logging.getLogger(__name__).exception("the launch failed")
-            console.print(f"error: {error}", style="bold red", markup=False, highlight=False)
-            console.print(f"The whole story is in {output / LOG}", highlight=False)
-            return EXIT_USAGE if isinstance(error, LayoutError) else EXIT_FAILED
+            with _alone_in(output):
+                _launch(config, output, console)
         except KeyboardInterrupt:
             console.print("Interrupted. The same command goes on from the last checkpoint.", highlight=False)
-            return EXIT_INTERRUPTED
+            raise
+        except Exception as error:
+            logger.exception("the launch failed")
+            # Ours are written for people; of any other, the type says more than the text.
+            known = isinstance(error, (ConfigError, ImageError, ValueError, LayoutError, ClusterError, TrainingFailed))
+            text = str(error) if known else f"{type(error).__name__}: {root_cause(error)}"
+            console.print(f"error: {text}", style="bold red", markup=False, highlight=False)
+            console.print(f"The whole story is in {output / LOG}", highlight=False)
+            return EXIT_USAGE if isinstance(error, LayoutError) else EXIT_FAILED
     return EXIT_OK
+
+
+@contextlib.contextmanager
+def _sigterm_as_interrupt() -> Iterator[None]:
+    """Schedulers end a job with SIGTERM: like Ctrl-C, so that tracking is told and Ray's processes are ended."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def _alone_in(output: Path) -> Iterator[None]:
+    """Two launches into one folder would mix their checkpoints. Errors: ValueError."""
+    with (output / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"output: another launch is at work in {output}; wait for it, or give --output") from None
+        yield
 
 
 def _launch(config: Config, output: Path, console: Console) -> None:

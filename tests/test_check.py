@@ -7,6 +7,7 @@ import pytest
 from mtkd_dist.config.load import ConfigError, load_config
 from mtkd_dist.config.presets import PRESETS
 from mtkd_dist.stages.check import check, named_set
+from tests.nets import make_teacher
 
 
 def test_the_demo_passes() -> None:
@@ -39,6 +40,14 @@ def test_a_paper_preset_asks_for_data_and_passes_with_it(name: str, tmp_path: Pa
         (["--loss.levels", "9"], ["loss.levels", "9", "divisible"]),
         (["--link.max_bytes", "1000"], ["link.max_bytes", "1000", "at least"]),
         (["--num-gpus", "2", "--teacher-gpus", "2", "--student-gpus", "1"], ["num_gpus", "2", "3"]),
+        (["--num-gpus", "8", "--teacher-gpus", "0"], ["teacher_gpus", "0", "at least 1"]),
+        (["--num-gpus", "8", "--student-gpus", "8"], ["student_gpus", "8", "other pool"]),
+        (["--num-gpus", "8", "--student-gpus", "3"], ["student_gpus", "3", "divisor"]),
+        (["--cluster.student_workers", "3"], ["cluster.student_workers", "3", "divisor"]),
+        (["--link.slot_size", "0"], ["link.slot_size", "0", "at least 1"]),
+        (["--output", ""], ["output", "a folder"]),
+        (["--output", __file__], ["output", "this is a file"]),
+        (["--teachers", __file__], ["teachers", "test_check.py", "refused"]),
         (["--cluster.teacher_workers", "0"], ["cluster.teacher_workers", "0"]),
         (["--images.held_out", "1"], ["images.held_out", "1"]),
     ],
@@ -49,6 +58,12 @@ def test_what_cannot_work_is_refused_naming_key_value_and_what_is_allowed(argv: 
         check(config)
     for word in words:
         assert word in str(error.value)
+
+
+def test_a_teacher_of_another_scale_is_refused_before_ray_starts(tmp_path: Path) -> None:
+    teacher = make_teacher(tmp_path, "a", scale=3)
+    with pytest.raises(ConfigError, match=r"teachers: .*a\.safetensors: enlarges 3 times, expected 2"):
+        check(load_config(["--teachers", str(teacher.path), "--scale", "2"]))
 
 
 def test_a_folder_is_offered_when_its_name_is_nearly_right(tmp_path: Path) -> None:

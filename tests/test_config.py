@@ -85,6 +85,39 @@ def test_an_unknown_key_of_the_file_is_named_with_its_nearest_match(tmp_path: Pa
         load_config(["--config", str(file)])
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("distil: 5", ["distil", "group of keys", "5"]),
+        ("distil: [1]", ["distil", "group of keys"]),
+        ("distil:", ["distil", "group of keys"]),
+        ("distil: {steps: null}", ["distil.steps", "no value", "int"]),
+        ("preset: null", ["preset", "no value", "str"]),
+        ("preset: [1]", ["preset", "[1]", "str"]),
+        ("1: 2", ["unknown key '1'"]),
+        ("distil: {1: 2}", ["unknown key 'distil.1'"]),
+        ("scale: 4.5", ["scale", "4.5", "2, 3, 4"]),
+        ("num_gpus: many", ["num_gpus", "many", "int"]),
+        ("- a list", ["list", "mapping"]),
+        ("a: [", ["not YAML"]),
+    ],
+)
+def test_a_file_of_the_wrong_shape_is_refused_naming_the_key(text: str, words: list[str], tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError) as error:
+        load_config([f"--config={file}"])
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_a_list_may_follow_an_equals_sign() -> None:
+    config = load_config(["--teachers=edsr", "rcan", "--distil.halve-at=0.5", "--data=a=b"])
+    assert config.teachers == ["edsr", "rcan"]
+    assert config.distil.halve_at == [0.5]
+    assert config.data == ["a=b"]
+
+
 def test_every_field_of_the_tree_has_a_help_text(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         load_config(["--help"])

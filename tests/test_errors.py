@@ -11,9 +11,13 @@ from mtkd_dist.pools.errors import root_cause
         ("Traceback\n  File x\nRuntimeError: the lamp is out\n", "RuntimeError: the lamp is out"),
         ("mtkd_dist.pools.link.LinkError: no answer within 0.5 s", "LinkError: no answer within 0.5 s"),
         ("a plain sentence", "a plain sentence"),
+        (
+            "Traceback\n  File x\nRuntimeError: CUDA error\nCompile with DSA",
+            "RuntimeError: CUDA error\nCompile with DSA",
+        ),
     ],
 )
-def test_the_innermost_error_is_told_in_one_line(text: str, line: str) -> None:
+def test_the_innermost_error_is_told_without_tracebacks(text: str, line: str) -> None:
     assert root_cause(RuntimeError(text)) == line
 
 

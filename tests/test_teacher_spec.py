@@ -37,6 +37,14 @@ def test_a_mistake_is_named_with_what_is_allowed(text: str, words: list[str]) ->
         assert word in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "text", ["runs/a/student.safetensors", "a.pth:name=bicubic", "a.pth:name=../x", "edsr:name=.x"]
+)
+def test_a_name_that_would_hide_another_row_or_leave_the_folder_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"cannot be called.*name=OTHER"):
+        parse_teachers([text])
+
+
 def test_two_teachers_of_one_name_are_refused() -> None:
     with pytest.raises(ValueError, match="name=OTHER"):
         parse_teachers(["edsr", "edsr:width=32"])

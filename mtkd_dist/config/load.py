@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import yaml
-from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
+from jsonargparse import ArgumentParser, set_parsing_settings
 
 from mtkd_dist.config.presets import PRESETS
 from mtkd_dist.config.tree import Config
@@ -97,7 +97,12 @@ def _join_lists(argv: Sequence[str]) -> list[str]:
     joined: list[str] = []
     words = list(argv)
     while words:
-        word = words.pop(0)
+        word, equals, value = words.pop(0).partition("=")
+        if equals and word not in lists:
+            joined.append(word + equals + value)
+            continue
+        if equals:
+            words.insert(0, value)
         joined.append(word)
         if word in lists:
             items: list[str] = []
@@ -124,9 +129,9 @@ def _preset_of(argv: Sequence[str]) -> str:
     file = _value_of("--config", argv)
     if file is not None:
         values = _read_yaml(Path(file))
-        _refuse_unknown_keys(values, file)
+        _refuse_wrong_keys(values, file)
         preset = preset or values.get("preset")
-    preset = preset or "demo"
+    preset = "demo" if preset is None else preset
     if preset not in PRESETS:
         raise ConfigError(f"preset: {preset!r} is unknown; allowed: {', '.join(PRESETS)}.{nearest(preset, PRESETS)}")
     return preset
@@ -153,11 +158,21 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
-def _refuse_unknown_keys(values: Mapping[str, Any], file: str) -> None:
+def _refuse_wrong_keys(values: Mapping[Any, Any], file: str, prefix: str = "") -> None:
+    """Unknown keys, groups that are no mappings, and empty values where there must be one."""
     known = keys_of(Config)
-    for key in flatten(values):
+    for name, value in values.items():
+        key = f"{prefix}{name}"
         if key not in known:
             raise ConfigError(f"{file}: unknown key {key!r}.{nearest(key, known)} `--help` lists all keys.")
+        if dataclasses.is_dataclass(known[key]):
+            if not isinstance(value, Mapping):
+                raise ConfigError(f"{file}: {key} is a group of keys, got {value!r}; expected `{key}: {{...}}`.")
+            _refuse_wrong_keys(value, file, key + ".")
+        elif value is None and type(None) not in get_args(known[key]):
+            raise ConfigError(f"{file}: {key} has no value; expected {_kind_text(known[key])}.")
+        elif known[key] is str and not isinstance(value, str):
+            raise ConfigError(f"{file}: {key}: {value!r} is not of type str; put it into quotes.")
 
 
 def _refuse_unknown_flags(argv: Sequence[str]) -> None:
@@ -170,23 +185,27 @@ def _refuse_unknown_flags(argv: Sequence[str]) -> None:
 
 def _explain(message: str) -> str:
     """jsonargparse's words for a wrong value, with the field's choices and the nearest of them."""
-    found = re.match(r'Parser key "([\w.]+)":\s*(.*?)Got value: (.*)', message, re.DOTALL)
-    if not found:
+    found = re.match(r'Parser key "([\w.]+)":.*Got value: (.*?)$', message, re.DOTALL | re.MULTILINE)
+    kind = keys_of(Config).get(found[1]) if found else None
+    if not found or kind is None:
         return message
-    key, expected, value = found[1], " ".join(found[2].split()), found[3].strip()
-    kind = keys_of(Config).get(key)
+    key, value = found[1], found[2].strip()
     if get_origin(kind) is Literal:
         choices = get_args(kind)
         return f"{key}: {value!r} is not allowed; one of {', '.join(map(str, choices))}.{nearest(value, choices)}"
-    kind_name = kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind)
-    return f"{key}: {value!r} is not of type {kind_name}." if kind else f"{key}: {value!r}: {expected}"
+    return f"{key}: {value!r} is not of type {_kind_text(kind)}."
 
 
-def _build(kind: type, values: Namespace) -> Any:
-    hints = get_type_hints(kind)
-    return kind(
-        **{
-            f.name: _build(hints[f.name], values[f.name]) if dataclasses.is_dataclass(hints[f.name]) else values[f.name]
-            for f in dataclasses.fields(kind)
-        }
-    )
+def _kind_text(kind: Any) -> str:
+    return kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind)
+
+
+def _build(kind: Any, value: Any) -> Any:
+    """Parsed values -> instance of a dataclass tree."""
+    if dataclasses.is_dataclass(kind):
+        hints = get_type_hints(kind)
+        return kind(**{f.name: _build(hints[f.name], value[f.name]) for f in dataclasses.fields(kind)})  # type: ignore[operator]
+    if get_origin(kind) is Literal:
+        # 4.0 equals the choice 4 and passes for it; what goes on is the choice.
+        return next(choice for choice in get_args(kind) if choice == value)
+    return value

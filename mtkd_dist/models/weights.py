@@ -174,7 +174,7 @@ def check_input_range(
             f"{measured}, but {others[best]:.1f} dB at {best:g}: it was trained on values in 0..{best:g}. "
             f"Give it as FILE:input_range={best:g}"
         )
-    if db < min_db:
+    if not db >= min_db:  # also where it is NaN
         raise ValueError(
             f"{measured}, expected {min_db:g} dB or more, and {others[best]:.1f} dB at {best:g}. Either it was trained "
             f"on values in another range (FILE:input_range=...) or it is no trained x{scale} network for RGB images"

@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 
 import ray
+from ray.exceptions import AuthenticationError
 
 from mtkd_dist.config.tree import ClusterConfig
 from mtkd_dist.pools.placement import Resources
@@ -37,7 +38,12 @@ def cluster(config: ClusterConfig) -> Iterator[Resources]:
 def resources() -> Resources:
     total = ray.cluster_resources()
     nodes = sum(1 for node in ray.nodes() if node["Alive"])
-    return Resources(cpus=int(total.get("CPU", 0)), gpus=int(total.get("GPU", 0)), nodes=nodes)
+    return Resources(
+        cpus=int(total.get("CPU", 0)),
+        gpus=int(total.get("GPU", 0)),
+        nodes=nodes,
+        object_store_bytes=int(total.get("object_store_memory", 0)),
+    )
 
 
 def _connect(config: ClusterConfig) -> None:
@@ -53,6 +59,11 @@ def _connect(config: ClusterConfig) -> None:
             logging_level=logging.INFO,
             log_to_driver=True,
         )
+    except AuthenticationError as error:
+        raise ClusterError(
+            f"the Ray cluster at {config.address} wants its token: put it into RAY_AUTH_TOKEN or ~/.ray/auth_token "
+            "and set RAY_AUTH_MODE=token"
+        ) from error
     except (ConnectionError, ValueError, RuntimeError) as error:
         where = f"the Ray cluster at {config.address}" if config.address else "a Ray cluster on this machine"
         raise ClusterError(f"cannot use {where}: {error}") from error

@@ -1,11 +1,18 @@
-"""What went wrong, in one line: Ray wraps an error of a worker in tracebacks of every process that it passed."""
+"""What went wrong, in few words: Ray wraps an error of a worker in tracebacks of every process that it passed."""
 
 from __future__ import annotations
 
 import re
 
+LINES = 6
+"""Of a message of many lines, the first ones are told."""
+
 
 def root_cause(error: BaseException) -> str:
-    """`ValueError: ...`, the innermost error that Ray's text tells of; the whole story is in the log."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return re.sub(r"^(\w+\.)+(\w+): ", r"\2: ", lines[-1]) if lines else repr(error)
+    """`ValueError: ...`, the last error that Ray's text tells of; the whole story is in the log."""
+    text = str(error).strip()
+    # Tracebacks are indented; the line that names an error is not.
+    named = list(re.finditer(r"^(?:\w+\.)*([A-Z]\w*): ", text, re.MULTILINE))
+    if named:
+        text = f"{named[-1][1]}: {text[named[-1].end() :]}"
+    return "\n".join(text.splitlines()[:LINES]) or repr(error)

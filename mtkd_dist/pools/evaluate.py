@@ -17,6 +17,7 @@ from torch import Tensor
 from mtkd_dist.data import ImageStore, bicubic_upscale
 from mtkd_dist.metrics import score, to_uint8
 from mtkd_dist.models import load_network
+from mtkd_dist.models.tiling import enlarge
 from mtkd_dist.pools.device import pick_device, use_threads
 from mtkd_dist.pools.placement import Resources
 from mtkd_dist.pools.teacher_worker import TeacherFile, load_networks
@@ -86,24 +87,28 @@ class EvaluateWorker:
             "scores": {model: tuple(score(sr, hr, self._job.scale)) for model, sr in enlarged.items()},
         }
         if photo.with_details:
-            result["details"] = {"LR": self._centre(lr, self._job.scale)} | {
-                label: self._centre(image, 1) for label, image in (enlarged | {"HR": hr}).items()
+            result["details"] = {"LR": self._centre(lr, 1)} | {
+                label: self._centre(image, self._job.scale) for label, image in (enlarged | {"HR": hr}).items()
             }
         return result
 
     def _enlarge(self, lr: NDArray[np.uint8]) -> dict[str, NDArray[np.uint8]]:
         lr_01 = torch.from_numpy(np.array(lr)).to(self._device).permute(2, 0, 1).float().div_(255)[None]
-        stack = self._networks.teacher_images(lr_01)
-        assert self._networks.aggregator is not None
-        images: dict[str, Tensor] = {name: stack[0, i] for i, name in enumerate(self._networks.teachers)}
-        images[MEAN] = stack[0].mean(0)
-        images[AGGREGATE] = self._networks.aggregator(stack)[0]
-        images[STUDENT] = self._student(lr_01)[0]
+        names = [*self._networks.teachers, MEAN, AGGREGATE, STUDENT]
+        images = enlarge(self._all_images, lr_01, self._job.scale)[0]
         return {BICUBIC: bicubic_upscale(lr, self._job.scale)} | {
-            name: to_uint8(image.float().cpu()) for name, image in images.items()
+            name: to_uint8(image.float().cpu()) for name, image in zip(names, images, strict=True)
         }
 
-    def _centre(self, image: NDArray[np.uint8], shrunk: int) -> NDArray[np.uint8]:
-        side = self._job.crop // shrunk
-        y, x = (max(0, (edge - side) // 2) for edge in image.shape[:2])
-        return np.ascontiguousarray(image[y : y + side, x : x + side])
+    def _all_images(self, lr: Tensor) -> Tensor:
+        """(1,3,h,w) -> (1,K,3,H,W): each teacher, their mean, the aggregate, the student."""
+        stack = self._networks.teacher_images(lr)
+        assert self._networks.aggregator is not None
+        others = [stack.mean(1), self._networks.aggregator(stack), self._student(lr)]
+        return torch.cat([stack, torch.stack(others, 1)], 1)
+
+    def _centre(self, image: NDArray[np.uint8], enlarged: int) -> NDArray[np.uint8]:
+        """The same part of LR (`enlarged` 1) and of the images of its size times `enlarged`."""
+        side = self._job.crop // self._job.scale
+        y, x = (enlarged * max(0, (edge // enlarged - side) // 2) for edge in image.shape[:2])
+        return np.ascontiguousarray(image[y : y + enlarged * side, x : x + enlarged * side])

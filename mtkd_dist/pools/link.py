@@ -15,7 +15,7 @@ from ray.exceptions import ActorDiedError, RayActorError
 
 from mtkd_dist.pools.clock import TeacherClock
 from mtkd_dist.pools.errors import root_cause
-from mtkd_dist.pools.link_state import Lease, LinkState
+from mtkd_dist.pools.link_state import MAX_LOSSES, Lease, LinkState
 
 logger = logging.getLogger(__name__)
 
@@ -91,6 +91,14 @@ class Link:
             raise LinkError(self._error)
         return [self._answers[key] for key in keys]
 
+    async def lost(self, attempt: int, step: int, slots: list[int]) -> None:
+        """A student could not read the answers that it took; they are made again."""
+        keys = [(step, slot) for slot in slots]
+        self._state.lose_answers(attempt, keys)
+        for key in keys:
+            self._answers.pop(key, None)
+        self._pump()
+
     async def acknowledge(self, attempt: int, rank: int, step: int) -> None:
         """`rank` has done the optimizer step: what no student needs any more is freed."""
         for key in self._state.acknowledge(attempt, rank, step):
@@ -116,7 +124,14 @@ class Link:
         # The loop keeps only weak references to tasks.
         task = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._finished)
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        """A task that fails would leave its lease out for ever: the students are told instead."""
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("a task of the link failed", exc_info=error)
+            self._spawn(self._fail(f"the link itself failed: {type(error).__name__}: {error}"))
 
     async def _answer(self, lease: Lease) -> None:
         step, slot = lease.key
@@ -129,6 +144,11 @@ class Link:
                 self._state.lose_worker(lease.worker)
                 self._clock.lost(lease.worker)
                 self._lost_workers += 1
+                if (key := self._state.deadly_key) is not None:
+                    await self._fail(
+                        f"{MAX_LOSSES} teacher workers died at step {key[0]}, slot {key[1]}; out of memory? A smaller "
+                        "link.slot_size or patch needs less; the log has their last words"
+                    )
                 self._spawn(self._revive(lease.worker))
         except Exception as error:
             logger.exception("the teacher half failed")

@@ -19,6 +19,10 @@ Key = tuple[int, int]
 """(step, slot)"""
 
 
+MAX_LOSSES = 3
+"""Workers that may die over one key before it is taken for the cause."""
+
+
 class StaleAttempt(RuntimeError):
     """A student of an earlier attempt asked; the student group has been restarted since."""
 
@@ -65,6 +69,7 @@ class LinkState:
         self._next_step: dict[int, int] = {}
         self._workers: dict[str, int] = {}
         self._leases = 0
+        self._losses: dict[Key, int] = {}
 
     @property
     def workers(self) -> list[str]:
@@ -84,7 +89,19 @@ class LinkState:
         lost = [key for key, lease in self.leased.items() if lease.worker == worker]
         for key in lost:
             del self.leased[key]
+            self._losses[key] = self._losses.get(key, 0) + 1
         return lost
+
+    @property
+    def deadly_key(self) -> Key | None:
+        """A key over which `MAX_LOSSES` workers have died: to lease it again would only kill the next."""
+        return next((key for key, count in self._losses.items() if count >= MAX_LOSSES), None)
+
+    def lose_answers(self, attempt: int, keys: list[Key]) -> None:
+        """Answers were ready but cannot be read any more (their node died): they are leased again."""
+        self.check(attempt)
+        for key in keys:
+            self.ready.pop(key, None)
 
     def lease(self) -> Lease | None:
         """The next lease, or None when every worker is busy or nothing may be leased (see `held_back`)."""
@@ -112,10 +129,13 @@ class LinkState:
         if lease.key[0] < self.base:
             return False
         self.ready[lease.key] = size_bytes
+        self._losses.pop(lease.key, None)
         return True
 
     def attach(self, attempt: int, rank: int, world_size: int, step: int) -> list[Key]:
         """A student joins at `step`. A newer attempt starts the window anew there; returns the keys to drop.
+
+        All of them: the students may have died of an answer that cannot be read, and to answer again is cheap.
 
         Errors: StaleAttempt when a newer attempt has attached already.
         """
@@ -125,10 +145,9 @@ class LinkState:
             self._attempt = attempt
             self._next_step = dict.fromkeys(range(world_size), step)
             self.base = step
-            dropped = [key for key in self.ready if key[0] < step]
+            dropped = list(self.ready)
+            self.ready.clear()
         self._next_step[rank] = step
-        for key in dropped:
-            del self.ready[key]
         return dropped
 
     def check(self, attempt: int) -> None:
@@ -136,9 +155,12 @@ class LinkState:
             raise StaleAttempt(f"attempt {attempt} of the students was replaced by attempt {self._attempt}")
 
     def acknowledge(self, attempt: int, rank: int, step: int) -> list[Key]:
-        """`rank` has done the optimizer step `step`; returns the keys that no student needs any more."""
+        """`rank` has done the optimizer step `step`; returns the keys that no student needs any more.
+
+        Calls may arrive out of order: a later step speaks for the earlier ones.
+        """
         self.check(attempt)
-        self._next_step[rank] = step + 1
+        self._next_step[rank] = max(self._next_step[rank], step + 1)
         self.base = min(self._next_step.values())
         done = [key for key in self.ready if key[0] < self.base]
         for key in done:

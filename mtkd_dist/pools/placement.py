@@ -19,6 +19,7 @@ class Resources:
     cpus: int
     gpus: int
     nodes: int = 1
+    object_store_bytes: int = 1 << 62
 
 
 @dataclass(frozen=True)

@@ -59,6 +59,17 @@ def load_networks(
     )
 
 
+def open_images(folder: Path, plan: Plan) -> ImageStore:
+    """The plan's images. Errors: ValueError when the folder holds others by now."""
+    store = ImageStore.open(folder)
+    if store.digest != plan.dataset_digest:
+        raise ValueError(
+            f"{folder} holds other images than this run began with (digest {store.digest[:12]}, expected "
+            f"{plan.dataset_digest[:12]}); did another run rebuild it? Give each its own images.cache"
+        )
+    return store
+
+
 def cut_slot(store: ImageStore, samples: list[Sample], patch: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Samples -> LR (b,3,p,p) and HR (b,3,s*p,s*p) uint8."""
     pairs = [store.cut(sample, patch) for sample in samples]
@@ -70,7 +81,7 @@ class TeacherWorker:
         use_threads(job.pool.threads)
         self._job = job
         self._device = pick_device(job.pool.gpus > 0)
-        self._store = ImageStore.open(job.images)
+        self._store = open_images(job.images, job.plan)
         self._networks = load_networks(job.teachers, job.aggregator, job.scale, self._device)
 
     def ping(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TypeVar
 
 from mtkd_dist.config.load import ConfigError, nearest
 from mtkd_dist.config.tree import Config, TrainingConfig
-from mtkd_dist.models import build_aggregator, network_names, parse_aggregator, parse_network
+from mtkd_dist.models import build_aggregator, load_network, network_names, parse_aggregator, parse_network
 from mtkd_dist.stages.teacher_spec import parse_teachers
 
 T = TypeVar("T")
@@ -44,6 +45,9 @@ def _require(fine: bool, key: str, value: object, expected: str) -> None:
 
 
 def _check_folders(config: Config) -> None:
+    output = Path(config.output)
+    _require(bool(config.output.strip()), "output", repr(config.output), "a folder")
+    _require(not output.exists() or output.is_dir(), "output", output, "a folder, and this is a file")
     _require(
         bool(config.data), "data", config.data, f"at least one folder of photographs (preset {config.preset} has none)"
     )
@@ -72,13 +76,21 @@ def _check_networks(config: Config) -> None:
     teachers = _parse("teachers", config.teachers, parse_teachers)
     _parse("aggregator", aggregator, lambda spec: build_aggregator(spec, len(teachers), config.scale))
     for teacher in teachers:
-        if teacher.path is not None and not teacher.path.is_file():
+        if teacher.path is None:
+            continue
+        if not teacher.path.is_file():
             folder = teacher.path.parent
             around = [str(path) for path in folder.iterdir()] if folder.is_dir() else []
             raise ConfigError(
                 f"teachers: {str(teacher.path)!r} is neither a file nor a network; networks: "
                 f"{', '.join(network_names())}.{nearest(teacher.path, [*around, *network_names()])}"
             )
+        # Cheap beside decoding a data set, after which it would otherwise be found out.
+        _parse(
+            "teachers",
+            teacher.path,
+            functools.partial(load_network, scale=config.scale, input_range=teacher.input_range),
+        )
 
 
 def _parse(key: str, value: T, parse: Callable[[T], R]) -> R:
@@ -97,8 +109,9 @@ def _check_training(name: str, training: TrainingConfig, config: Config) -> None
     _require(0 <= training.ema < 1, f"{name}.ema", training.ema, "a decay from 0 (no average) to below 1")
     _require(training.clip_grad >= 0, f"{name}.clip_grad", training.clip_grad, "0 (off) or a norm above 0")
     _require(all(0 < s < 1 for s in training.halve_at), f"{name}.halve_at", training.halve_at, "shares between 0 and 1")
+    _require(config.link.slot_size >= 1, "link.slot_size", config.link.slot_size, "at least 1")
     _require(
-        config.link.slot_size >= 1 and training.batch_size % config.link.slot_size == 0,
+        training.batch_size % config.link.slot_size == 0,
         f"{name}.batch_size",
         training.batch_size,
         f"a multiple of link.slot_size ({config.link.slot_size})",
@@ -155,3 +168,23 @@ def _check_gpus(config: Config) -> None:
     for key in ("teacher_workers", "student_workers"):
         value = getattr(config.cluster, key)
         _require(value is None or value >= 1, f"cluster.{key}", value, "at least 1")
+    if config.num_gpus:
+        for key in ("teacher_gpus", "student_gpus"):
+            _require(
+                getattr(config, key) != 0 and getattr(config, key) != config.num_gpus,
+                key,
+                getattr(config, key),
+                f"at least 1 and one of {config.num_gpus} left for the other pool",
+            )
+    slots_of_all = [getattr(config, name).batch_size // config.link.slot_size for name in TRAININGS]
+    for key, students, slots in (
+        # A teacher that is trained gets all GPUs, as many as divide its slots.
+        ("student_gpus", config.student_gpus, slots_of_all[1:]),
+        ("cluster.student_workers", config.cluster.student_workers, slots_of_all),
+    ):
+        _require(
+            not students or all(count % students == 0 for count in slots),
+            key,
+            students,
+            f"a divisor of the slots of a step (batch_size / link.slot_size = {', '.join(map(str, slots))})",
+        )

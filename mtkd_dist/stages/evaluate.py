@@ -72,7 +72,8 @@ def _score_all(run: Run, job: EvaluateJob) -> Iterator[dict[str, Any]]:
         for i in range(len(store))
     ]
     for done, result in enumerate(score_photos(job, photos, run.resources, run.config.num_gpus), 1):
-        run.say(f"evaluate: {done}/{len(photos)}  {result['set']}/{result['image']}")
+        if done == len(photos) or done % max(1, len(photos) // 10) == 0:
+            run.say(f"evaluate: {done}/{len(photos)} photographs")
         yield result
 
 

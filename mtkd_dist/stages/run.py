@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,10 +13,13 @@ from rich.console import Console
 
 from mtkd_dist.config.tree import Config, TrainingConfig
 from mtkd_dist.data import ImageStore, Plan, build_store, demo_photos, list_images
-from mtkd_dist.pools.placement import Layout, Resources, plan_layout
+from mtkd_dist.pools.placement import Layout, LayoutError, Resources, plan_layout
 from mtkd_dist.stages.check import named_set
+from mtkd_dist.stages.teacher_spec import parse_teachers
 from mtkd_dist.tracking.tracker import Tracker
 
+OBJECT_STORE_SHARE = 0.8
+"""Part of Ray's object store that waiting answers may fill."""
 SSIM_WINDOW = 11
 """Smallest side that SSIM is defined for; test images also lose a border of `scale` on each side."""
 
@@ -70,32 +74,47 @@ def layout_of(config: Config, resources: Resources, training: TrainingConfig, ne
 
 def check_layouts(config: Config, resources: Resources) -> None:
     """Refuse a split of the cluster that some stage could not use. Errors: LayoutError."""
+    room = int(OBJECT_STORE_SHARE * resources.object_store_bytes)
+    if config.link.max_bytes > room:
+        raise LayoutError(
+            f"link.max_bytes: {config.link.max_bytes} is more than {room}, {OBJECT_STORE_SHARE:.0%} of the cluster's "
+            "object store, beyond which Ray writes answers to disk; lower it"
+        )
     layout_of(config, resources, config.teacher_training, False)
     layout_of(config, resources, config.aggregate, True)
     layout_of(config, resources, config.distil, True)
 
 
 def prepare_images(
-    config: Config, output: Path, say: Callable[[str], None]
+    config: Config, output: Path, tell: Callable[[str], None]
 ) -> tuple[ImageStore, dict[str, ImageStore]]:
-    """Decode training and test photographs once. Photographs that are left out are counted and named through `say`.
+    """Decode training and test photographs once. Photographs that are left out are counted and named through `tell`.
 
     Errors: ImageError or ValueError that names the photograph.
     """
     train, sets = split_photos(config)
     cache = Path(config.images.cache) if config.images.cache else output / "images"
-    largest_patch = max(t.patch for t in (config.teacher_training, config.aggregate, config.distil))
+    trains_teachers = any(spec.network is not None for spec in parse_teachers(config.teachers))
+    trainings = [config.aggregate, config.distil] + ([config.teacher_training] if trains_teachers else [])
+    largest_patch = max(training.patch for training in trainings)
     needed = {"train": (train, largest_patch * config.scale)}
     needed |= {f"test-{name}": (photos, SSIM_WINDOW + 2 * config.scale) for name, photos in sets.items()}
     stores: dict[str, ImageStore] = {}
     for name, (photos, min_size) in needed.items():
+        tell(f"images  {name}: reading {len(photos)} photographs")
         stores[name] = build_store(
-            photos, config.scale, cache / f"{name}-x{config.scale}", on_bad=config.images.on_bad, min_size=min_size
+            photos,
+            config.scale,
+            cache / f"{name}-x{config.scale}",
+            on_bad=config.images.on_bad,
+            min_size=min_size,
+            workers=min(8, os.cpu_count() or 1),
         )
-        say(f"images  {name}: {len(stores[name])} photographs, x{config.scale}")
+        tell(f"images  {name}: {len(stores[name])} ready, x{config.scale}")
         if stores[name].skipped:
             listed = "; ".join(f"{Path(path).name}: {why}" for path, why in stores[name].skipped[:3])
-            say(f"images  {name}: {len(stores[name].skipped)} left out ({listed}, ...)")
+            more = "; ..." if len(stores[name].skipped) > 3 else ""
+            tell(f"images  {name}: {len(stores[name].skipped)} left out ({listed}{more})")
     return stores["train"], {name: stores[f"test-{name}"] for name in sets}
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from mtkd_dist.config.load import nearest
 from mtkd_dist.models import is_network_name, parse_network
+from mtkd_dist.pools.evaluate import AGGREGATE, BICUBIC, MEAN, STUDENT
 
+RESERVED = (BICUBIC, MEAN, AGGREGATE, STUDENT)
+"""Rows of the scores that are no teachers."""
 FILE_OPTIONS = ("name", "input_range")
 
 
@@ -47,6 +51,11 @@ def parse_teachers(texts: list[str]) -> list[TeacherSpec]:
     """All entries; errors also when two share a name."""
     teachers = [parse_teacher(text) for text in texts]
     for i, teacher in enumerate(teachers):
+        if teacher.name in RESERVED or not re.fullmatch(r"\w[\w.+-]*", teacher.name):
+            raise ValueError(
+                f"a teacher cannot be called {teacher.name!r}: names are of letters, digits and _.+- and not "
+                f"{', '.join(RESERVED)}; give it another one: {texts[i]}{',' if '=' in texts[i] else ':'}name=OTHER"
+            )
         if teacher.name in [t.name for t in teachers[:i]]:
             raise ValueError(f"two teachers are called {teacher.name!r}; name one of them: {texts[i]}:name=OTHER")
     return teachers

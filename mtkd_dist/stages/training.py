@@ -69,9 +69,6 @@ def train_stage(run: Run, training: Training, write: Callable[[dict[str, Tensor]
     if old is not None:
         run.say(f"{training.stage}: runs again, because of {', '.join(why)}")
     checkpoints = folder / f"checkpoints-{manifest.fingerprint(inputs)}"
-    for stale in folder.glob("checkpoints-*"):
-        if stale != checkpoints:
-            shutil.rmtree(stale)
     checkpoints.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     weights, summary = _train(run, training, checkpoints)
@@ -88,6 +85,10 @@ def train_stage(run: Run, training: Training, write: Callable[[dict[str, Tensor]
             summary=summary,
         ),
     )
+    # Only now: until here, undoing a changed setting would have gone on from them.
+    for stale in folder.glob("checkpoints-*"):
+        if stale != checkpoints:
+            shutil.rmtree(stale)
 
 
 def _train(run: Run, training: Training, checkpoints: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -123,7 +124,7 @@ def _train(run: Run, training: Training, checkpoints: Path) -> tuple[dict[str, T
     tracked = run.tracker.stage(training.stage)
     tracked.params({"network": training.network, "layout": str(layout)} | dataclasses.asdict(job_config))
     with Progress(run.console, training.stage, job_config.steps) as progress:
-        course = _Course(progress, tracked)
+        course = _Course(training.stage, progress, tracked, run.say)
         weights = run_training(student, teacher, layout, config.link, checkpoints, course.update)
     tracked.finish()
     return weights, course.summary()
@@ -134,7 +135,10 @@ class _Course:
 
     LOSSES_KEPT = 50
 
-    def __init__(self, progress: Progress, tracked: StageRun) -> None:
+    def __init__(self, stage: str, progress: Progress, tracked: StageRun, say: Callable[[str], None]) -> None:
+        self._stage = stage
+        self._say = say
+        self._lost_workers = 0
         self._progress = progress
         self._tracked = tracked
         self._losses: list[float] = []
@@ -146,6 +150,10 @@ class _Course:
             numbers = {key: value for key, value in record.items() if isinstance(value, float)}
             self._tracked.metrics(numbers, step=record["step"])
         self._losses = (self._losses + [r["loss"] for r in update.records])[-self.LOSSES_KEPT :]
+        lost = update.link.get("lost_workers", 0)
+        if lost > self._lost_workers:
+            self._say(f"{self._stage}: {lost} teacher worker(s) have died so far; their work is done again by others")
+            self._lost_workers = lost
         rated = [r for r in update.records if "images_per_second" in r]
         if not rated:
             return

@@ -26,9 +26,8 @@ class NonFiniteLoss(RuntimeError):
 
 @dataclass
 class Recorder:
-    """Collects losses on the device and posts plain records, one for each step."""
+    """Collects losses on the device until they are read, as one plain record for each step."""
 
-    post: Callable[[list[dict[str, Any]]], None]
     _steps: list[tuple[int, float, list[str]]] = field(default_factory=list)
     _values: list[Tensor] = field(default_factory=list)
 
@@ -36,10 +35,8 @@ class Recorder:
         self._steps.append((step, learning_rate, ["loss", *losses.parts]))
         self._values.append(torch.stack([losses.total, *losses.parts.values()]).detach())
 
-    def flush(self, images_per_second: float, clock: PoolClock) -> None:
-        """Errors: NonFiniteLoss."""
-        if not self._steps:
-            return
+    def read(self) -> list[dict[str, Any]]:
+        """Records of the steps since the last call; waits for the device. Errors: NonFiniteLoss."""
         rows = torch.stack(self._values).tolist()
         records = []
         for (step, learning_rate, names), row in zip(self._steps, rows, strict=True):
@@ -50,10 +47,9 @@ class Recorder:
                     "or set clip_grad"
                 )
             records.append({"step": step, "learning_rate": learning_rate, **losses})
-        records[-1] |= {"images_per_second": images_per_second, "students": clock.shares()}
-        self.post(records)
         self._steps.clear()
         self._values.clear()
+        return records
 
 
 def train(
@@ -76,7 +72,7 @@ def train(
         post: takes records {"step", "learning_rate", "loss", parts...}; the last of a flush also has
             "images_per_second" (all ranks together) and "students" (PoolShares of this rank).
     """
-    recorder, clock = Recorder(post), PoolClock()
+    recorder, clock = Recorder(), PoolClock()
     flushed, flushed_step = time.perf_counter(), state.step
     state.model.train()
     ready = time.perf_counter()
@@ -93,13 +89,16 @@ def train(
         state.advance()
         source.done(step)
         recorder.add(step, learning_rate, losses)
+        saves = state.step % config.checkpoint_every == 0 or state.step == config.steps
+        # Reading losses waits for the device, so the time belongs to the work; and no NaN gets into a checkpoint.
+        records = recorder.read() if saves or state.step % FLUSH_STEPS == 0 else []
         worked = time.perf_counter()
         clock.add(starved=began - ready, working=worked - began)
-        if state.step % FLUSH_STEPS == 0 or state.step == config.steps:
-            seconds = worked - flushed
-            recorder.flush((state.step - flushed_step) * config.batch_size / seconds, clock)
+        if records:
+            rate = (state.step - flushed_step) * config.batch_size / (worked - flushed)
+            post([*records[:-1], records[-1] | {"images_per_second": rate, "students": clock.shares()}])
             flushed, flushed_step = worked, state.step
-        if state.step % config.checkpoint_every == 0 or state.step == config.steps:
+        if saves:
             checkpoint()
         ready = time.perf_counter()
         clock.add(held_back=ready - worked)

@@ -14,10 +14,11 @@ from typing import Any, Protocol
 
 import ray
 import torch
+from ray.exceptions import ObjectLostError
 
-from mtkd_dist.data import ImageStore, Plan
+from mtkd_dist.data import Plan
 from mtkd_dist.methods import Batch
-from mtkd_dist.pools.teacher_worker import cut_slot
+from mtkd_dist.pools.teacher_worker import cut_slot, open_images
 from mtkd_dist.pools.wire import Answer, unpack
 
 
@@ -41,7 +42,7 @@ class LocalSource:
     """Cuts LR and HR itself; for methods without a teacher half."""
 
     def __init__(self, images: Path, plan: Plan, slot_size: int, slots: list[int], device: torch.device) -> None:
-        self._store = ImageStore.open(images)
+        self._store = open_images(images, plan)
         self._plan = plan
         self._slot_size = slot_size
         self._slots = slots
@@ -69,8 +70,7 @@ class LinkSource:
         self._device = device
 
     def fetch(self, step: int) -> Batch:
-        refs = ray.get(self._link.take.remote(self._attempt, step, self._slots))
-        answers: list[Answer] = ray.get(refs)
+        answers = self._take(step)
         return Batch(
             lr=unpack([a["lr"] for a in answers], self._device),
             hr=unpack([a["hr"] for a in answers], self._device),
@@ -79,8 +79,17 @@ class LinkSource:
             },
         )
 
+    def _take(self, step: int) -> list[Answer]:
+        while True:
+            refs = ray.get(self._link.take.remote(self._attempt, step, self._slots))
+            try:
+                return ray.get(refs)
+            except ObjectLostError:
+                # The node that held it is gone; the teachers answer again.
+                ray.get(self._link.lost.remote(self._attempt, step, self._slots))
+
     def done(self, step: int) -> None:
-        # No need to wait for the answer: calls of one caller to one actor arrive in order.
+        # Nobody waits for this: a late acknowledgement only keeps its step in memory a little longer.
         self._link.acknowledge.remote(self._attempt, self._rank, step)
 
 

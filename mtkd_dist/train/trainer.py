@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import logging
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -30,10 +32,13 @@ from mtkd_dist.train.state import TrainState
 from mtkd_dist.train.worker import StudentJob, student_worker
 
 T = TypeVar("T")
+logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.5
 MAX_FAILURES = 3
-"""Restarts of the student group before a training is given up."""
+"""Restarts of the student group, and attempts to start it (60 s each), before a training is given up."""
+PLACEMENT_SECONDS = 600.0
+"""So long teacher workers may take to start before a run is given up; the log says each minute what it waits for."""
 
 
 class TrainingFailed(RuntimeError):
@@ -70,7 +75,8 @@ def run_training(
     """Train to the end, going on from the newest checkpoint in `folder`; returns the resulting weights on the CPU.
 
     `on_update` is called about twice a second, on the calling thread.
-    Errors: TrainingFailed; KeyboardInterrupt passes through at once, and the pools end with the cluster.
+    Errors: TrainingFailed; KeyboardInterrupt passes through at once. The student group ends with this process's
+    connection to Ray.
     """
     board = BoardActor.remote()
     with contextlib.ExitStack() as stack:
@@ -85,14 +91,15 @@ def run_training(
             run_config=RunConfig(
                 name="checkpoints",
                 storage_path=str(folder.resolve()),
-                failure_config=FailureConfig(max_failures=MAX_FAILURES),
+                failure_config=FailureConfig(max_failures=MAX_FAILURES, controller_failure_limit=MAX_FAILURES),
                 checkpoint_config=CheckpointConfig(num_to_keep=2),
             ),
         )
+        news = _News(board, link_handle)
         fitting = _in_background(trainer.fit)
         while not fitting.done():
             concurrent.futures.wait([fitting], POLL_SECONDS)
-            _poll(board, link_handle, on_update)
+            news.pass_on(on_update)
         try:
             result = fitting.result()
         except ray.train.TrainingFailedError as error:
@@ -125,10 +132,37 @@ def teacher_pool(job: TeacherJob, pool: PoolSize, student: StudentJob, config: L
         num_cpus=pool.cpus, num_gpus=pool.gpus, max_restarts=-1, max_task_retries=0
     )
     workers = {f"teacher-{i}": actor.remote(job) for i in range(pool.workers)}
+    link: ActorHandle | None = None
     try:
-        ray.get([worker.ping.remote() for worker in workers.values()])
-    except RayActorError as error:
-        raise TrainingFailed(f"a teacher worker did not start: {root_cause(error)}") from error
+        _wait_until_started(list(workers.values()), pool)
+        link = _start_link(workers, student, config)
+        yield TeacherPool(link, workers)
+    finally:
+        for handle in [*workers.values(), *([link] if link is not None else [])]:
+            ray.kill(handle)
+
+
+def _wait_until_started(workers: list[ActorHandle], pool: PoolSize) -> None:
+    """Errors: TrainingFailed when a worker cannot load its networks, or when the cluster has no room for it."""
+    waiting = [worker.ping.remote() for worker in workers]
+    deadline = time.monotonic() + PLACEMENT_SECONDS
+    while waiting:
+        ready, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=60)
+        try:
+            ray.get(ready)
+        except RayActorError as error:
+            raise TrainingFailed(f"a teacher worker did not start: {root_cause(error)}") from error
+        if waiting:
+            message = (
+                f"{len(waiting)} of {len(workers)} teacher workers have not started: each wants {pool.cpus:g} CPU and "
+                f"{pool.gpus:g} GPU, free are {ray.available_resources()}"
+            )
+            if time.monotonic() > deadline:
+                raise TrainingFailed(f"{message}. Is something else using the cluster? Ask for fewer (--num-gpus)")
+            logger.warning(message)
+
+
+def _start_link(workers: dict[str, ActorHandle], student: StudentJob, config: LinkConfig) -> ActorHandle:
     state = LinkState(
         steps=student.training.steps,
         slots_per_step=student.slots_per_step,
@@ -136,12 +170,7 @@ def teacher_pool(job: TeacherJob, pool: PoolSize, student: StudentJob, config: L
         max_bytes=config.max_bytes,
         slot_bytes=config.max_bytes // (config.window_steps * student.slots_per_step),
     )
-    link = LinkActor.remote(state, workers, config.starved_seconds)
-    try:
-        yield TeacherPool(link, workers)
-    finally:
-        for handle in [link, *workers.values()]:
-            ray.kill(handle)
+    return LinkActor.remote(state, workers, config.starved_seconds)
 
 
 def _in_background(function: Callable[[], T]) -> Future[T]:
@@ -158,18 +187,27 @@ def _in_background(function: Callable[[], T]) -> Future[T]:
     return future
 
 
-def _poll(board: ActorHandle, link: ActorHandle | None, on_update: Callable[[Update], None]) -> None:
-    """Ask board and link for news. Errors: TrainingFailed, when a student met what a restart cannot mend."""
-    try:
-        stats = ray.get(link.stats.remote(), timeout=10) if link is not None else {}
-        records = ray.get(board.drain.remote(), timeout=10)
-    except (ray.exceptions.RayError, TimeoutError):
-        return  # the run's own error is the one to show
-    for record in records:
-        if "fatal" in record:
-            raise TrainingFailed(record["fatal"])
-    if records:
-        on_update(Update(records, stats.get("shares"), stats))
+class _News:
+    """What board and link have to tell since the last time."""
+
+    def __init__(self, board: ActorHandle, link: ActorHandle | None) -> None:
+        self._board = board
+        self._link = link
+        self._read = 0
+
+    def pass_on(self, on_update: Callable[[Update], None]) -> None:
+        """Errors: TrainingFailed, when a student met what a restart cannot mend."""
+        try:
+            stats = ray.get(self._link.stats.remote(), timeout=10) if self._link is not None else {}
+            records = ray.get(self._board.read.remote(self._read), timeout=10)
+        except (ray.exceptions.RayError, TimeoutError):
+            return  # the run's own error is the one to show, and what was not read is read the next time
+        self._read += len(records)
+        for record in records:
+            if "fatal" in record:
+                raise TrainingFailed(record["fatal"])
+        if records:
+            on_update(Update(records, stats.get("shares"), stats))
 
 
 def _result(student: StudentJob, folder: Path) -> dict[str, torch.Tensor]:
