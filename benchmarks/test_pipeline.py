@@ -108,7 +108,6 @@ def test_link_alone(bench: Bench, table: Table) -> None:
         milliseconds(fetch, 0, 20)
         per_batch = milliseconds(fetch, 20, 120)
     table.add("link alone (teachers compute nothing)", f"{1e3 * BATCH / per_batch:.0f}", f"{per_batch:.1f}", "–", "–")
-    assert per_batch > 0
 
 
 @pytest.mark.usefixtures("ray_cluster")

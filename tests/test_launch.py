@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import ray
 import yaml
 
 from mtkd_dist import launch
@@ -120,7 +124,7 @@ def test_mlflow_has_a_parent_run_with_a_child_for_each_stage(launched: Launched)
     experiment = client.get_experiment_by_name("mtkd-dist")
     assert experiment is not None
     runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
-    assert runs.keys() == {"run", "teachers/trained", "aggregate", "distil", "evaluate"}
+    assert runs.keys() == {"run", "teachers/given", "teachers/trained", "aggregate", "distil", "evaluate"}
     assert {run.info.status for run in runs.values()} == {"FINISHED"}
     parent = runs["run"].info.run_id
     assert {run.data.tags.get("mlflow.parentRunId") for name, run in runs.items() if name != "run"} == {parent}
@@ -146,6 +150,24 @@ def test_a_changed_setting_runs_only_what_depends_on_it(launched: Launched, capf
     assert "aggregate: done before" in screen
     assert "distil: runs again, because of training" in screen
     assert "evaluate: done before" not in screen
+
+
+def test_the_command_of_the_readme_in_a_process_of_its_own(launched: Launched, tmp_path: Path) -> None:
+    address = ray.get_runtime_context().gcs_address
+    command = [sys.executable, "-m", "mtkd_dist.launch", *launched.argv, "--cluster.address", address]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "cluster  8 CPUs, 4 GPUs" in done.stdout
+    assert "aggregate: done before" in done.stdout
+    assert "PSNR-Y" in done.stdout
+    assert done.stderr == ""
+
+
+def test_two_launches_into_one_folder_are_refused(launched: Launched, capfd: pytest.CaptureFixture[str]) -> None:
+    with (launched.output / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert launched.launch() == launch.EXIT_FAILED
+    assert "another launch is at work" in capfd.readouterr().out
 
 
 def test_more_gpus_than_there_are_is_refused_with_what_is_there(

@@ -113,6 +113,61 @@ def test_a_newer_attempt_starts_the_window_at_its_step_and_fences_the_older_one(
     assert (1, 0) in [lease.key for lease in leases(state)]
 
 
+def test_a_newer_attempt_drops_answers_that_an_earlier_one_may_have_died_of() -> None:
+    state = started()
+    for lease in leases(state):
+        state.answered(lease, 100)
+    assert state.attach(attempt=2, rank=0, world_size=1, step=0) == [(0, 0), (0, 1)]
+    assert [lease.key for lease in leases(state)] == [(0, 0), (0, 1)]
+
+
+def test_answers_that_cannot_be_read_any_more_are_made_again() -> None:
+    state = started()
+    for lease in leases(state):
+        state.answered(lease, 100)
+    state.lose_answers(1, [(0, 1)])
+    again = state.lease()
+    assert again is not None
+    assert again.key == (0, 1)
+
+
+def test_acknowledgements_may_arrive_out_of_order() -> None:
+    state = started()
+    state.acknowledge(1, 0, 1)
+    state.acknowledge(1, 0, 0)
+    assert state.base == 2
+
+
+def test_a_key_over_which_three_workers_died_is_named() -> None:
+    state = make_state(leases_per_worker=1)
+    state.attach(1, 0, 1, 0)
+    for worker in "abc":
+        assert state.deadly_key is None
+        state.add_worker(worker)
+        lease = state.lease()
+        assert lease is not None
+        assert lease.key == (0, 0)
+        state.lose_worker(worker)
+    assert state.deadly_key == (0, 0)
+
+
+def test_an_answer_acquits_its_key() -> None:
+    state = make_state(leases_per_worker=1)
+    state.attach(1, 0, 1, 0)
+    for worker in "ab":
+        state.add_worker(worker)
+        state.lease()
+        state.lose_worker(worker)
+    state.add_worker("c")
+    lease = state.lease()
+    assert lease is not None
+    state.answered(lease, 100)
+    state.lose_answers(1, [lease.key])
+    assert state.lease() is not None
+    state.lose_worker("c")
+    assert state.deadly_key is None
+
+
 class LinkMachine(RuleBasedStateMachine):
     """Workers come, answer and die; ranks take and restart: every key reaches every rank, credits are respected."""
 

@@ -44,7 +44,7 @@ def jobs(tmp_path: Path) -> tuple[StudentJob, TeacherJob]:
     return student, teacher
 
 
-def test_a_killed_teacher_changes_no_answer(jobs: tuple[StudentJob, TeacherJob]) -> None:
+def test_killed_teachers_change_no_answer(jobs: tuple[StudentJob, TeacherJob]) -> None:
     student, job = jobs
     undisturbed = TeacherWorker(job)
     with teacher_pool(job, TWO_CPUS, student, LinkConfig(slot_size=2, window_steps=2)) as pool:
@@ -52,7 +52,8 @@ def test_a_killed_teacher_changes_no_answer(jobs: tuple[StudentJob, TeacherJob])
         ray.get(pool.link.attach.remote(attempt, 0, 1, 0))
         for step in range(6):
             if step == 2:
-                ray.kill(next(iter(pool.workers.values())), no_restart=False)
+                for worker in pool.workers.values():
+                    ray.kill(worker, no_restart=False)
             answers = ray.get(ray.get(pool.link.take.remote(attempt, step, [0, 1]), timeout=60))
             for slot, answer in enumerate(answers):
                 expected = undisturbed.answer(step, slot)[1]
@@ -60,8 +61,30 @@ def test_a_killed_teacher_changes_no_answer(jobs: tuple[StudentJob, TeacherJob])
                 np.testing.assert_allclose(answer["signals"]["teachers"], expected["signals"]["teachers"], atol=1e-6)
             ray.get(pool.link.acknowledge.remote(attempt, 0, step))
         stats = ray.get(pool.link.stats.remote())
+    assert stats["lost_workers"] >= 1
     assert stats["bytes_in_flight"] == 0
     assert stats["shares"].working > 0
+
+
+def test_an_answer_that_was_lost_with_its_node_is_made_again(jobs: tuple[StudentJob, TeacherJob]) -> None:
+    student, job = jobs
+    with teacher_pool(job, ONE_CPU, student, LinkConfig(slot_size=2)) as pool:
+        attempt = ray.get(pool.link.new_attempt.remote())
+        ray.get(pool.link.attach.remote(attempt, 0, 1, 0))
+        first = ray.get(pool.link.take.remote(attempt, 0, [0]))
+        ray.get(pool.link.lost.remote(attempt, 0, [0]))
+        second = ray.get(pool.link.take.remote(attempt, 0, [0]))
+        assert first != second
+        np.testing.assert_array_equal(ray.get(first)[0]["hr"], ray.get(second)[0]["hr"])
+
+
+def test_a_student_of_an_earlier_attempt_is_fenced_off(jobs: tuple[StudentJob, TeacherJob]) -> None:
+    student, job = jobs
+    with teacher_pool(job, ONE_CPU, student, LinkConfig(slot_size=2)) as pool:
+        old, new = (ray.get(pool.link.new_attempt.remote()) for _ in range(2))
+        ray.get(pool.link.attach.remote(new, 0, 1, 0))
+        with pytest.raises(RayTaskError, match="was replaced"):
+            ray.get(pool.link.take.remote(old, 0, [0]))
 
 
 def test_a_student_that_waits_too_long_is_told_why(jobs: tuple[StudentJob, TeacherJob]) -> None:

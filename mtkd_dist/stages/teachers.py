@@ -13,7 +13,6 @@ from mtkd_dist.methods import Supervised
 from mtkd_dist.models import (
     build_network,
     check_input_range,
-    count_params,
     digest_file,
     load_network,
     load_strict,
@@ -93,10 +92,14 @@ def _given(run: Run, spec: TeacherSpec) -> TeacherFile:
                     "architecture": loaded.architecture,
                     "input_range": loaded.input_range,
                     "shrunk_back_psnr_db": db,
-                    "params": count_params(loaded.module),
+                    "params": loaded.params,
                 },
             ),
         )
+        tracked = run.tracker.stage(f"teachers/{spec.name}")
+        tracked.params({"path": path, "architecture": loaded.architecture, "input_range": loaded.input_range})
+        tracked.metrics({"params": loaded.params, "shrunk_back_psnr_db": db})
+        tracked.finish()
         run.say(f"teachers/{spec.name}: {loaded.architecture}, {loaded.params:,} parameters, from {path.name}")
     else:
         run.say(f"teachers/{spec.name}: checked before")
