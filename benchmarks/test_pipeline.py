@@ -24,9 +24,10 @@ from mtkd_dist.data import ImageStore, Plan, build_store, demo_photos
 from mtkd_dist.methods import MTKD, Method, Supervised
 from mtkd_dist.models import build_aggregator, build_network, save_aggregator, save_network
 from mtkd_dist.pools.placement import Layout, PoolSize
+from mtkd_dist.pools.teacher_pool import teacher_pool
 from mtkd_dist.pools.teacher_worker import TeacherFile, TeacherJob
 from mtkd_dist.train.source import LinkSource
-from mtkd_dist.train.trainer import Update, run_training, teacher_pool
+from mtkd_dist.train.trainer import Update, run_training
 from mtkd_dist.train.worker import StudentJob
 
 SCALE, PATCH, BATCH, SLOT = 2, 48, 16, 4
@@ -96,7 +97,7 @@ def test_link_alone(bench: Bench, table: Table) -> None:
     """A batch through the link when the teachers compute nothing: cutting, object store, references, conversion."""
     student = bench.student(Supervised(), steps=120)
     job = bench.teacher(Supervised(), ())
-    with teacher_pool(job, CPU, student, LinkConfig(slot_size=SLOT)) as pool:
+    with teacher_pool(job, CPU, 120, student.slots_per_step, LinkConfig(slot_size=SLOT)) as pool:
         attempt = ray.get(pool.link.new_attempt.remote())
         ray.get(pool.link.attach.remote(attempt, 0, 1, 0))
         source = LinkSource(pool.link, attempt, 0, list(range(student.slots_per_step)), torch.device("cpu"))

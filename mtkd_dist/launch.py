@@ -21,7 +21,7 @@ from mtkd_dist.config.load import ConfigError, dump_config, load_config
 from mtkd_dist.config.tree import Config
 from mtkd_dist.data import ImageError
 from mtkd_dist.pools.cluster import ClusterError, cluster
-from mtkd_dist.pools.errors import root_cause
+from mtkd_dist.pools.errors import TrainingFailed, root_cause
 from mtkd_dist.pools.placement import LayoutError
 from mtkd_dist.report.screen import capture_output
 from mtkd_dist.report.tables import summary
@@ -29,7 +29,6 @@ from mtkd_dist.stages.check import check
 from mtkd_dist.stages.pipeline import run_stages
 from mtkd_dist.stages.run import Run, check_layouts, prepare_images, say
 from mtkd_dist.tracking.tracker import Tracker
-from mtkd_dist.train.trainer import TrainingFailed
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 LOG = "launch.log"

@@ -14,13 +14,14 @@ def make_state(**changes: int) -> LinkState:
         "slots_per_step": 2,
         "window_steps": 2,
         "max_bytes": 10_000,
-        "slot_bytes": 100,
     } | changes
     return LinkState(**settings_)
 
 
 def started(**changes: int) -> LinkState:
+    """One worker, one rank at step 0; that an answer has 100 bytes is known."""
     state = make_state(**changes)
+    state.slot_bytes = 100
     state.add_worker("a")
     state.attach(attempt=1, rank=0, world_size=1, step=0)
     return state
@@ -46,6 +47,7 @@ def test_keys_are_leased_in_the_order_of_the_plan() -> None:
 
 def test_the_window_moves_when_every_rank_has_acknowledged() -> None:
     state = make_state(leases_per_worker=10)
+    state.slot_bytes = 100
     state.add_worker("a")
     for rank in (0, 1):
         state.attach(1, rank, 2, 0)
@@ -68,11 +70,16 @@ def test_the_oldest_step_is_leased_even_without_credits_so_that_students_cannot_
     assert [lease.key for lease in leases(state)] == [(0, 0), (0, 1)]
 
 
-def test_answers_teach_the_size_of_a_slot() -> None:
-    state = started(max_bytes=1_000)
-    first = state.lease()
-    assert first is not None
+def test_only_the_oldest_step_is_leased_until_an_answer_has_shown_its_size() -> None:
+    state = make_state(max_bytes=1_000, leases_per_worker=10)
+    state.add_worker("a")
+    state.attach(1, 0, 1, 0)
+    first, second = leases(state)
+    assert (first.key, second.key) == ((0, 0), (0, 1))
     state.answered(first, 400)
+    assert state.slot_bytes == 400
+    assert state.lease() is None  # 400 ready + 400 leased + 400 more > 1000
+    state.answered(second, 300)
     assert state.slot_bytes == 400
 
 
@@ -174,7 +181,7 @@ class LinkMachine(RuleBasedStateMachine):
     @initialize(ranks=st.integers(1, 3), window=st.integers(1, 3), max_bytes=st.integers(1, 900))
     def start(self, ranks: int, window: int, max_bytes: int) -> None:
         self.ranks = ranks
-        self.state = LinkState(steps=5, slots_per_step=3, window_steps=window, max_bytes=max_bytes, slot_bytes=100)
+        self.state = LinkState(steps=5, slots_per_step=3, window_steps=window, max_bytes=max_bytes)
         self.attempt = 0
         self.out: list[Lease] = []
         self.born = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,12 @@ from ray.exceptions import RayTaskError
 
 from mtkd_dist.config.tree import LinkConfig
 from mtkd_dist.methods import Aggregation, Batch, Losses, Supervised
+from mtkd_dist.pools.errors import TrainingFailed
 from mtkd_dist.pools.placement import Layout, PoolSize
+from mtkd_dist.pools.teacher_pool import TeacherPool, teacher_pool
 from mtkd_dist.pools.teacher_worker import TeacherJob, TeacherWorker
 from mtkd_dist.train.state import TrainState
-from mtkd_dist.train.trainer import TrainingFailed, run_training, teacher_pool
+from mtkd_dist.train.trainer import run_training
 from mtkd_dist.train.worker import StudentJob
 from tests.nets import make_job, make_plan, make_store, make_teacher, train_alone
 
@@ -27,10 +30,9 @@ TWO_CPUS = PoolSize(workers=2, cpus=1, gpus=0)
 
 
 @pytest.fixture
-def jobs(tmp_path: Path) -> tuple[StudentJob, TeacherJob]:
+def job(tmp_path: Path) -> TeacherJob:
     store = make_store(tmp_path)
-    student = make_job(store, steps=6)
-    teacher = TeacherJob(
+    return TeacherJob(
         method=Aggregation(),
         plan=make_plan(store),
         slot_size=2,
@@ -41,13 +43,15 @@ def jobs(tmp_path: Path) -> tuple[StudentJob, TeacherJob]:
         wire="float32",
         pool=PoolSize(workers=1, cpus=1, gpus=0),
     )
-    return student, teacher
 
 
-def test_killed_teachers_change_no_answer(jobs: tuple[StudentJob, TeacherJob]) -> None:
-    student, job = jobs
+def start_pool(job: TeacherJob, pool: PoolSize, config: LinkConfig) -> AbstractContextManager[TeacherPool]:
+    return teacher_pool(job, pool, 6, job.plan.batch_size // job.slot_size, config)
+
+
+def test_killed_teachers_change_no_answer(job: TeacherJob) -> None:
     undisturbed = TeacherWorker(job)
-    with teacher_pool(job, TWO_CPUS, student, LinkConfig(slot_size=2, window_steps=2)) as pool:
+    with start_pool(job, TWO_CPUS, LinkConfig(slot_size=2, window_steps=2)) as pool:
         attempt = ray.get(pool.link.new_attempt.remote())
         ray.get(pool.link.attach.remote(attempt, 0, 1, 0))
         for step in range(6):
@@ -66,9 +70,8 @@ def test_killed_teachers_change_no_answer(jobs: tuple[StudentJob, TeacherJob]) -
     assert stats["shares"].working > 0
 
 
-def test_an_answer_that_was_lost_with_its_node_is_made_again(jobs: tuple[StudentJob, TeacherJob]) -> None:
-    student, job = jobs
-    with teacher_pool(job, ONE_CPU, student, LinkConfig(slot_size=2)) as pool:
+def test_an_answer_that_was_lost_with_its_node_is_made_again(job: TeacherJob) -> None:
+    with start_pool(job, ONE_CPU, LinkConfig(slot_size=2)) as pool:
         attempt = ray.get(pool.link.new_attempt.remote())
         ray.get(pool.link.attach.remote(attempt, 0, 1, 0))
         first = ray.get(pool.link.take.remote(attempt, 0, [0]))
@@ -78,19 +81,17 @@ def test_an_answer_that_was_lost_with_its_node_is_made_again(jobs: tuple[Student
         np.testing.assert_array_equal(ray.get(first)[0]["hr"], ray.get(second)[0]["hr"])
 
 
-def test_a_student_of_an_earlier_attempt_is_fenced_off(jobs: tuple[StudentJob, TeacherJob]) -> None:
-    student, job = jobs
-    with teacher_pool(job, ONE_CPU, student, LinkConfig(slot_size=2)) as pool:
+def test_a_student_of_an_earlier_attempt_is_fenced_off(job: TeacherJob) -> None:
+    with start_pool(job, ONE_CPU, LinkConfig(slot_size=2)) as pool:
         old, new = (ray.get(pool.link.new_attempt.remote()) for _ in range(2))
         ray.get(pool.link.attach.remote(new, 0, 1, 0))
         with pytest.raises(RayTaskError, match="was replaced"):
             ray.get(pool.link.take.remote(old, 0, [0]))
 
 
-def test_a_student_that_waits_too_long_is_told_why(jobs: tuple[StudentJob, TeacherJob]) -> None:
-    student, job = jobs
+def test_a_student_that_waits_too_long_is_told_why(job: TeacherJob) -> None:
     config = LinkConfig(slot_size=2, window_steps=1, starved_seconds=0.5)
-    with teacher_pool(job, ONE_CPU, student, config) as pool:
+    with start_pool(job, ONE_CPU, config) as pool:
         attempt = ray.get(pool.link.new_attempt.remote())
         ray.get(pool.link.attach.remote(attempt, 0, 1, 0))
         # Step 1 is outside of the window until step 0 is acknowledged, which never happens here.
@@ -98,25 +99,21 @@ def test_a_student_that_waits_too_long_is_told_why(jobs: tuple[StudentJob, Teach
             ray.get(pool.link.take.remote(attempt, 1, [0]))
 
 
-def test_a_teacher_half_that_fails_ends_the_run_with_its_own_words(jobs: tuple[StudentJob, TeacherJob]) -> None:
-    student, job = jobs
+def test_a_teacher_half_that_fails_ends_the_run_with_its_own_words(job: TeacherJob) -> None:
     broken = dataclasses.replace(job, method=_BrokenTeaching())
-    with teacher_pool(broken, ONE_CPU, student, LinkConfig(slot_size=2)) as pool:
+    with start_pool(broken, ONE_CPU, LinkConfig(slot_size=2)) as pool:
         attempt = ray.get(pool.link.new_attempt.remote())
         ray.get(pool.link.attach.remote(attempt, 0, 1, 0))
         with pytest.raises(RayTaskError, match="the lamp is out"):
             ray.get(pool.link.take.remote(attempt, 0, [0]))
 
 
-def test_a_teacher_file_that_cannot_be_loaded_is_named_before_students_start(
-    jobs: tuple[StudentJob, TeacherJob], tmp_path: Path
-) -> None:
-    student, job = jobs
+def test_a_teacher_file_that_cannot_be_loaded_is_named_before_students_start(job: TeacherJob, tmp_path: Path) -> None:
     (tmp_path / "torn.safetensors").write_bytes(b"torn")
     torn = dataclasses.replace(job.teachers[0], path=tmp_path / "torn.safetensors")
     with (
         pytest.raises(TrainingFailed, match=r"torn\.safetensors"),
-        teacher_pool(dataclasses.replace(job, teachers=(torn,)), ONE_CPU, student, LinkConfig(slot_size=2)),
+        start_pool(dataclasses.replace(job, teachers=(torn,)), ONE_CPU, LinkConfig(slot_size=2)),
     ):
         pass
 

@@ -8,6 +8,10 @@ LINES = 6
 """Of a message of many lines, the first ones are told."""
 
 
+class TrainingFailed(RuntimeError):
+    """A pool failed for good; the message is the first cause."""
+
+
 def root_cause(error: BaseException) -> str:
     """`ValueError: ...`, the last error that Ray's text tells of; the whole story is in the log."""
     text = str(error).strip()

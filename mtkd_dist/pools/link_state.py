@@ -42,7 +42,6 @@ class LinkState:
         steps: number of steps of the plan; keys run from (first, 0) to (steps - 1, slots_per_step - 1).
         window_steps: how many steps the teachers may be ahead of the slowest student, at least 1.
         max_bytes: byte credits; see the module's formula.
-        slot_bytes: estimate of one answer until real ones are seen.
         leases_per_worker: 2 keeps a worker busy while its answer is on its way.
     """
 
@@ -53,14 +52,15 @@ class LinkState:
         slots_per_step: int,
         window_steps: int,
         max_bytes: int,
-        slot_bytes: int,
         leases_per_worker: int = 2,
     ) -> None:
         self.steps = steps
         self.slots_per_step = slots_per_step
         self.window_steps = window_steps
         self.max_bytes = max_bytes
-        self.slot_bytes = slot_bytes
+        # Of an answer nothing is known before the first: until then only the oldest step is leased.
+        self.slot_bytes = max_bytes
+        self._largest = 0
         self.leases_per_worker = leases_per_worker
         self.base = 0
         self.leased: dict[Key, Lease] = {}
@@ -125,7 +125,7 @@ class LinkState:
             return False
         del self.leased[lease.key]
         self._workers[lease.worker] -= 1
-        self.slot_bytes = max(self.slot_bytes, size_bytes)
+        self.slot_bytes = self._largest = max(self._largest, size_bytes)
         if lease.key[0] < self.base:
             return False
         self.ready[lease.key] = size_bytes

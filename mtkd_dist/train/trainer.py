@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
-import logging
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,33 +14,24 @@ from typing import Any, TypeVar
 import ray
 import torch
 from ray.actor import ActorHandle
-from ray.exceptions import RayActorError
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from mtkd_dist.config.shares import PoolShares
 from mtkd_dist.config.tree import LinkConfig
 from mtkd_dist.pools.board import BoardActor
-from mtkd_dist.pools.errors import root_cause
-from mtkd_dist.pools.link import LinkActor
-from mtkd_dist.pools.link_state import LinkState
+from mtkd_dist.pools.errors import TrainingFailed, root_cause
 from mtkd_dist.pools.placement import Layout, PoolSize
-from mtkd_dist.pools.teacher_worker import TeacherJob, TeacherWorker
+from mtkd_dist.pools.teacher_pool import teacher_pool
+from mtkd_dist.pools.teacher_worker import TeacherJob
 from mtkd_dist.train.state import TrainState
 from mtkd_dist.train.worker import StudentJob, student_worker
 
 T = TypeVar("T")
-logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.5
 MAX_FAILURES = 3
 """Restarts of the student group, and attempts to start it (60 s each), before a training is given up."""
-PLACEMENT_SECONDS = 600.0
-"""So long teacher workers may take to start before a run is given up; the log says each minute what it waits for."""
-
-
-class TrainingFailed(RuntimeError):
-    """A pool failed for good; the message is the first cause."""
 
 
 @dataclass(frozen=True)
@@ -54,14 +43,6 @@ class Update:
     teachers: PoolShares | None
     """None where there is no teacher pool."""
     link: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class TeacherPool:
-    """Handles of a running teacher pool."""
-
-    link: ActorHandle
-    workers: dict[str, ActorHandle]
 
 
 def run_training(
@@ -82,7 +63,8 @@ def run_training(
     with contextlib.ExitStack() as stack:
         link_handle = None
         if teacher is not None and layout.teachers is not None:
-            link_handle = stack.enter_context(teacher_pool(teacher, layout.teachers, student, link)).link
+            pool = teacher_pool(teacher, layout.teachers, student.training.steps, student.slots_per_step, link)
+            link_handle = stack.enter_context(pool).link
         trainer = TorchTrainer(
             student_worker,
             train_loop_config={"job": student, "board": board, "link": link_handle},
@@ -120,57 +102,6 @@ def _scaling(pool: PoolSize) -> ScalingConfig:
     # Ray Train refuses a GPU key without use_gpu.
     resources = {"CPU": pool.cpus, "GPU": pool.gpus} if pool.gpus else {"CPU": pool.cpus}
     return ScalingConfig(num_workers=pool.workers, use_gpu=pool.gpus > 0, resources_per_worker=resources)
-
-
-@contextlib.contextmanager
-def teacher_pool(job: TeacherJob, pool: PoolSize, student: StudentJob, config: LinkConfig) -> Iterator[TeacherPool]:
-    """Teacher workers and their link, for as long as the block lasts.
-
-    Errors: TrainingFailed when a worker cannot load its networks.
-    """
-    actor = ray.remote(TeacherWorker).options(
-        num_cpus=pool.cpus, num_gpus=pool.gpus, max_restarts=-1, max_task_retries=0
-    )
-    workers = {f"teacher-{i}": actor.remote(job) for i in range(pool.workers)}
-    link: ActorHandle | None = None
-    try:
-        _wait_until_started(list(workers.values()), pool)
-        link = _start_link(workers, student, config)
-        yield TeacherPool(link, workers)
-    finally:
-        for handle in [*workers.values(), *([link] if link is not None else [])]:
-            ray.kill(handle)
-
-
-def _wait_until_started(workers: list[ActorHandle], pool: PoolSize) -> None:
-    """Errors: TrainingFailed when a worker cannot load its networks, or when the cluster has no room for it."""
-    waiting = [worker.ping.remote() for worker in workers]
-    deadline = time.monotonic() + PLACEMENT_SECONDS
-    while waiting:
-        ready, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=60)
-        try:
-            ray.get(ready)
-        except RayActorError as error:
-            raise TrainingFailed(f"a teacher worker did not start: {root_cause(error)}") from error
-        if waiting:
-            message = (
-                f"{len(waiting)} of {len(workers)} teacher workers have not started: each wants {pool.cpus:g} CPU and "
-                f"{pool.gpus:g} GPU, free are {ray.available_resources()}"
-            )
-            if time.monotonic() > deadline:
-                raise TrainingFailed(f"{message}. Is something else using the cluster? Ask for fewer (--num-gpus)")
-            logger.warning(message)
-
-
-def _start_link(workers: dict[str, ActorHandle], student: StudentJob, config: LinkConfig) -> ActorHandle:
-    state = LinkState(
-        steps=student.training.steps,
-        slots_per_step=student.slots_per_step,
-        window_steps=config.window_steps,
-        max_bytes=config.max_bytes,
-        slot_bytes=config.max_bytes // (config.window_steps * student.slots_per_step),
-    )
-    return LinkActor.remote(state, workers, config.starved_seconds)
 
 
 def _in_background(function: Callable[[], T]) -> Future[T]:
