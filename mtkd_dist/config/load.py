@@ -28,7 +28,7 @@ class ConfigError(ValueError):
 
 def nearest(word: object, allowed: Iterable[object]) -> str:
     """` Did you mean 'x'?` for the closest of `allowed`, or nothing when none is close."""
-    found = difflib.get_close_matches(str(word), [str(a) for a in allowed], n=1, cutoff=0.5)
+    found = difflib.get_close_matches(str(word), [str(a) for a in allowed], n=1, cutoff=0.6)
     return f" Did you mean {found[0]!r}?" if found else ""
 
 
@@ -180,7 +180,8 @@ def _refuse_unknown_flags(argv: Sequence[str]) -> None:
     for word in argv:
         flag = word.split("=", 1)[0]
         if flag.startswith("--") and flag[2:].rstrip("+") not in known:
-            raise ConfigError(f"unknown flag {flag}.{nearest(flag[2:], known)} `--help` lists all flags.")
+            close = nearest(flag, ["--" + key for key in known])
+            raise ConfigError(f"unknown flag {flag}.{close} `--help` lists all flags.")
 
 
 def _explain(message: str) -> str:

@@ -74,9 +74,10 @@ def plan_layout(
     """
     gpus = available.gpus if num_gpus is None else num_gpus
     if gpus > available.gpus:
+        remedy = f"ask for at most {available.gpus}" if available.gpus else "leave it out to use CPU workers"
         raise LayoutError(
             f"--num-gpus {gpus}: this cluster has {available.gpus} GPUs (and {available.cpus} CPUs) on "
-            f"{available.nodes} node{'s' if available.nodes > 1 else ''}; ask for at most {available.gpus}, "
+            f"{available.nodes} node{'s' if available.nodes > 1 else ''}; {remedy}, "
             "or name a larger cluster with --cluster.address"
         )
     if gpus:

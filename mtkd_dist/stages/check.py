@@ -64,9 +64,12 @@ def _check_folders(config: Config) -> None:
 def _check_folder(key: str, entry: str) -> None:
     if entry == "demo" or Path(entry).exists():
         return
-    parent = Path(entry).parent
-    around = [str(path) for path in parent.iterdir()] if parent.is_dir() else []
-    raise ConfigError(f"{key}: {entry!r} does not exist; expected a folder of photographs.{nearest(entry, around)}")
+    close = nearest(Path(entry).name, _names_beside(Path(entry)))
+    raise ConfigError(f"{key}: {entry!r} does not exist; expected a folder of photographs.{close}")
+
+
+def _names_beside(path: Path) -> list[str]:
+    return [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
 
 
 def _check_networks(config: Config) -> None:
@@ -79,11 +82,10 @@ def _check_networks(config: Config) -> None:
         if teacher.path is None:
             continue
         if not teacher.path.is_file():
-            folder = teacher.path.parent
-            around = [str(path) for path in folder.iterdir()] if folder.is_dir() else []
+            close = nearest(teacher.path.name, [*_names_beside(teacher.path), *network_names()])
             raise ConfigError(
                 f"teachers: {str(teacher.path)!r} is neither a file nor a network; networks: "
-                f"{', '.join(network_names())}.{nearest(teacher.path, [*around, *network_names()])}"
+                f"{', '.join(network_names())}.{close}"
             )
         # Cheap beside decoding a data set, after which it would otherwise be found out.
         _parse(
