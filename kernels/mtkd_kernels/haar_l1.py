@@ -21,7 +21,7 @@ from mtkd_kernels.wavelets import filters, wavelet_l1
 try:
     from mtkd_kernels.haar_l1_op import FUSED_DTYPES, haar_l1_fused
 except ModuleNotFoundError as error:  # Triton exists for Linux only; without it a GPU takes the plain torch path.
-    if error.name not in ("triton", "mtkd_kernels.haar_l1_op"):
+    if error.name != "triton":
         raise
     FUSED_DTYPES = ()
 
