@@ -19,7 +19,9 @@ from mtkd_kernels.haar_l1_reference import DetailBands, haar_analysis, haar_l1_r
 from mtkd_kernels.wavelets import filters, wavelet_l1
 
 try:
-    from mtkd_kernels.haar_l1_op import FUSED_DTYPES, haar_l1_fused
+    from mtkd_kernels.haar_l1_op import haar_l1_fused
+
+    FUSED_DTYPES: tuple[torch.dtype, ...] = (torch.float16, torch.bfloat16, torch.float32)
 except ModuleNotFoundError as error:  # Triton exists for Linux only; without it a GPU takes the plain torch path.
     if error.name != "triton":
         raise

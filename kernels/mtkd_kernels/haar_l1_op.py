@@ -16,7 +16,6 @@ from torch import Tensor
 
 from mtkd_kernels.haar_l1_triton import haar_l1_backward, haar_l1_forward
 
-FUSED_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 LEVELS_PER_LAUNCH = 3
 
 
