@@ -20,7 +20,8 @@ from torch import Tensor
 if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("needs TRITON_INTERPRET=1 in the environment", allow_module_level=True)
 
-from mtkd_kernels.haar_l1_op import _backward, _forward, codes_bytes, haar_l1_fused
+from mtkd_kernels.haar_l1_launch import codes_bytes
+from mtkd_kernels.haar_l1_op import _backward, _forward, haar_l1_fused
 from mtkd_kernels.haar_l1_reference import haar_l1_reference
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
@@ -163,6 +164,22 @@ def test_strides_do_not_matter(view, levels: int) -> None:  # type: ignore[no-un
         torch.testing.assert_close(torch.autograd.grad(loss, viewed)[0], expected)
 
 
+@pytest.mark.parametrize("levels", [1, 2, 3, 4])
+@pytest.mark.parametrize("channels", [3, 8])
+def test_channels_last_is_read_in_place(levels: int, channels: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    s, t = (x.to(memory_format=torch.channels_last) for x in pair((2, channels, 16, 32)))
+    s = s.detach().requires_grad_()
+    check(s, t, levels)
+    gradient = torch.autograd.grad(haar_l1_fused(s, t, scales_for(levels), levels, False), s)[0]
+    assert gradient.is_contiguous(memory_format=torch.channels_last)
+    forms = []
+    contiguous = Tensor.contiguous
+    monkeypatch.setattr(Tensor, "contiguous", lambda x, **kw: forms.append((x, contiguous(x, **kw))) or forms[-1][1])
+    haar_l1_fused(s.detach(), t, scales_for(levels), levels, False)
+    assert len(forms) == 2
+    assert all(before.data_ptr() == after.data_ptr() for before, after in forms)
+
+
 def test_upstream_gradient_may_be_an_expanded_scalar() -> None:
     s, t = pair((3, 2, 8, 8))
     mean = haar_l1_fused(s, t, scales_for(1), 1, True).mean()
@@ -215,7 +232,7 @@ def test_operators_pass_the_checks_of_torch(levels: int, per_image: bool) -> Non
     torch.library.opcheck(_forward, (s, t, scales, levels, per_image))
     _, codes = _forward(s.detach(), t, scales, levels, per_image)
     upstream = torch.ones(2) if per_image else torch.tensor(1.0)
-    torch.library.opcheck(_backward, (codes, upstream, scales, levels, per_image, s.shape, s.dtype))
+    torch.library.opcheck(_backward, (codes, upstream, scales, levels, per_image, s.shape, s.dtype, False))
 
 
 def test_operators_compile_without_a_graph_break() -> None:

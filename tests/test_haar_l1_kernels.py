@@ -14,7 +14,8 @@ import pytest
 
 pytest.importorskip("triton", reason="the fused kernels need Triton, which exists for Linux only")
 
-from mtkd_kernels.haar_l1_op import tiling
+from mtkd_kernels.haar_l1_launch import tiling, tiling_nhwc
+from mtkd_kernels.haar_l1_nhwc_triton import haar_l1_backward_nhwc, haar_l1_forward_nhwc
 from mtkd_kernels.haar_l1_triton import haar_l1_backward, haar_l1_forward
 from tests.aot import compile_kernel
 
@@ -25,7 +26,7 @@ WIDTHS = (192, 1024, 200)
 
 
 def types_of(levels: int, input: str, target: str) -> dict[str, str]:
-    integers = ("BLOCK_ROWS", "WIDTH_UNITS", "partial_stride", "channels", "upstream_stride")
+    integers = ("BLOCK_ROWS", "WIDTH_UNITS", "partial_stride", "channels", "upstream_stride", "BLOCK_COLUMNS")
     return {
         "input_ptr": f"*{input}",
         "target_ptr": f"*{target}",
@@ -75,6 +76,19 @@ def test_kernels_that_hand_ll_to_a_second_launch_are_as_good(input: str, archite
     assert forward.spills == backward.spills == 0
     assert forward.layout_conversions == backward.layout_conversions == 0
     assert set(forward.loads) == set(backward.stores) == {128}
+
+
+@pytest.mark.parametrize("architecture", [80, 90])
+@pytest.mark.parametrize("levels", [1, 2, 3])
+@pytest.mark.parametrize("input", ["fp32", "bf16"])
+def test_channels_last_kernels_compile_without_spills(input: str, levels: int, architecture: int) -> None:
+    tiles = tiling_nhwc(3, 192 * 192 // 4**levels, levels)
+    types = types_of(levels, input, input)
+    constants = {"L": levels, "LAST": True, **tiles.constants}
+    forward = compile_kernel(haar_l1_forward_nhwc, types, {**constants, "DIFFER": True}, architecture, tiles.warps)
+    backward = compile_kernel(haar_l1_backward_nhwc, types, constants, architecture, tiles.warps)
+    assert forward.spills == backward.spills == 0
+    assert forward.layout_conversions == backward.layout_conversions == 0
 
 
 def test_offset_of_a_plane_is_64_bits_wide() -> None:

@@ -115,8 +115,8 @@ def haar_l1_loss(
     Paths: on a GPU with Triton, Haar on float16, bfloat16 and float32 is one kernel a direction and 3 levels, which
     keeps 2 bits a coefficient for the backward pass (`kernels/README.md`); partial sums are added in a fixed order, so
     results repeat bit by bit. float64 there, and devices other than CPU and CUDA, take plain torch operations.
-    Contiguous tensors are read in place, and so are channels_last ones if both are; other strides, or a target in
-    another layout than ``input``, are copied first.
+    Contiguous tensors are read in place, and so are channels_last ones; other strides, and a target whose layout is not
+    that of ``input``, are copied first.
 
     Source: Jiang et al., MTKD (ECCV 2024, arXiv 2404.09571), the loss between student and aggregated image. Their
     released code takes the LL term of one image of the batch; here it covers all of them.
