@@ -21,8 +21,8 @@ from tests.aot import compile_kernel
 
 HERE = Path(__file__).parent
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "u8": 1}
-# A training crop, RGB of a whole image, and a width that 16 does not divide.
-WIDTHS = (192, 1024, 200)
+# A training crop, and a width that 16 does not divide.
+WIDTHS = (192, 200)
 
 
 def types_of(levels: int, input: str, target: str) -> dict[str, str]:
@@ -47,7 +47,7 @@ def test_kernels_are_right_in_the_interpreter() -> None:
 
 
 @pytest.mark.parametrize("architecture", [80, 90])
-@pytest.mark.parametrize(("input", "target"), [("fp32", "fp32"), ("bf16", "bf16"), ("fp16", "fp16"), ("fp32", "u8")])
+@pytest.mark.parametrize(("input", "target"), [("fp32", "fp32"), ("bf16", "bf16"), ("fp16", "u8")])
 @pytest.mark.parametrize("levels", [1, 2, 3])
 @pytest.mark.parametrize("width", WIDTHS)
 def test_kernels_compile_to_wide_accesses_without_spills(
@@ -78,11 +78,10 @@ def test_kernels_that_hand_ll_to_a_second_launch_are_as_good(input: str, archite
     assert set(forward.loads) == set(backward.stores) == {128}
 
 
-@pytest.mark.parametrize("architecture", [80, 90])
+@pytest.mark.parametrize(("input", "architecture"), [("fp32", 90), ("bf16", 80)])
 @pytest.mark.parametrize("levels", [1, 2, 3])
-@pytest.mark.parametrize("input", ["fp32", "bf16"])
 def test_channels_last_kernels_compile_without_spills(input: str, levels: int, architecture: int) -> None:
-    tiles = tiling_nhwc(3, 192 * 192 // 4**levels, levels)
+    tiles = tiling_nhwc(3, 192 * 192 // 4**levels)
     types = types_of(levels, input, input)
     constants = {"L": levels, "LAST": True, **tiles.constants}
     forward = compile_kernel(haar_l1_forward_nhwc, types, {**constants, "DIFFER": True}, architecture, tiles.warps)

@@ -77,13 +77,13 @@ def tiling(height: int, width: int, levels: int, element_size: int) -> Tiling:
     return min(shapes, key=lambda shape: shape.programs * shape.warps)
 
 
-def tiling_nhwc(channels: int, blocks: int, levels: int) -> Tiling:
-    """For channels_last images of `blocks` blocks: 4, 2 or 1 values of each pixel of its block for a thread."""
+def tiling_nhwc(channels: int, blocks: int) -> Tiling:
+    """For channels_last images of `blocks` blocks: a thread owns one channel of one block."""
     warps = 4
     across = 4
     while across < min(channels, 64):
         across *= 2
-    rows = 32 * warps * (4, 2, 1)[levels - 1] // across
+    rows = 32 * warps // across
     return Tiling({"R": rows, "CB": across}, warps, -(blocks // -rows) * -(channels // -across))
 
 
@@ -105,7 +105,7 @@ def launches(shape: Sequence[int], levels: int, scales: Sequence[float], nhwc: b
         weights = (*scaled[3 * done : 3 * (done + now)], *unused, scales[-1] / 2**levels if last else 0.0)
         sizes: tuple[int, ...]
         if nhwc:
-            tiles = tiling_nhwc(channels, rows * columns, now)
+            tiles = tiling_nhwc(channels, rows * columns)
             groups, sizes = batch, (rows, columns, channels)
         else:
             tiles = tiling(height // 2**done, width // 2**done, now, element_size if i == 0 else 4)
