@@ -1,7 +1,7 @@
 """The Haar L1 loss on a CPU: the gradient is made while the coefficients are at hand, in a few passes over memory.
 
-Fresh memory costs a CPU more than the arithmetic (the system hands it out page by page), so every buffer of the forward
-half of the transform is used again by the backward half.
+Memory costs a CPU more than the arithmetic, fresh memory most (the system hands it out page by page). So the forward
+half of the transform has two buffers a level, which the backward half uses again, and no step reads every other number.
 """
 
 from __future__ import annotations
@@ -27,19 +27,24 @@ class _HaarL1(torch.autograd.Function):
         low = difference(input, target).contiguous()
         losses, done = [], []
         for level in range(levels):
+            image, last = low, level == levels - 1
+            halves = _analysis(image)
             # Without the factor 1/2 of each level, the coefficients of level k are 2**k times the orthonormal ones.
-            image = low
-            quarters, bands, low = _analysis(image)
-            weights = bands.new_tensor(scales[3 * level : 3 * level + 3]) / 2 ** (level + 1)
-            losses.append(weights @ torch.abs(bands, out=quarters[:3]).sum(dim=(2, 3, 4)))
-            done.append((image, quarters, bands, weights))
-        weight = scales[-1] / 2**levels
-        losses.append(low.abs().sum(dim=(1, 2, 3)) * weight)
+            lh, hl, hh = (scale / 2 ** (level + 1) for scale in scales[3 * level : 3 * level + 3])
+            ll = scales[-1] / 2**levels if last else 0.0
+            weights = image.new_tensor([[ll, hl], [lh, hh]])
+            if not last:
+                low = halves[0, ..., ::2].contiguous()
+            sums = torch.view_as_real(_pairs(torch.abs(halves, out=image.view_as(halves))).sum(dim=(2, 3, 4)))
+            losses.append((sums * weights[:, None, :]).sum(dim=(0, 2)))
+            done.append((image, halves, weights))
         if ctx.needs_input_grad[0]:
-            gradient = low.sign_().mul_(weight)
-            for image, quarters, bands, weights in reversed(done):
-                gradient = _synthesis(bands.sign_().mul_(weights.view(3, 1, 1, 1, 1)), gradient, quarters, image)
-            ctx.save_for_backward(gradient)
+            for image, halves, weights in reversed(done):
+                halves.sign_().mul_(weights.repeat(1, halves.shape[-1] // 2).view(2, 1, 1, 1, -1))
+                if halves is not done[-1][1]:
+                    halves[0, ..., ::2] = low
+                low = _synthesis(halves, image)
+            ctx.save_for_backward(low)
             ctx.dtype = input.dtype
         return torch.stack(losses).sum(dim=0)
 
@@ -49,27 +54,25 @@ class _HaarL1(torch.autograd.Function):
         return (gradient * grads[0].view(-1, 1, 1, 1)).to(ctx.dtype), None, None, None
 
 
-def _analysis(image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(B, C, H, W) -> a spare buffer (4, B, C, H/2, W/2); the sums LH, HL, HH as (3, B, C, H/2, W/2), and that of LL."""
+def _analysis(image: Tensor) -> Tensor:
+    """(B, C, H, W) -> (2, B, C, H/2, W), the pairs (LL, -HL) and (LH, -HH) of each 2x2 block side by side."""
     batch, channels, height, width = image.shape
     upper, lower = image[..., ::2, :], image[..., 1::2, :]
     halves = image.new_empty(2, batch, channels, height // 2, width)
-    total, gap = torch.add(upper, lower, out=halves[0]), torch.sub(upper, lower, out=halves[1])
-    bands = image.new_empty(3, batch, channels, height // 2, width // 2)
-    torch.add(gap[..., ::2], gap[..., 1::2], out=bands[0])
-    torch.sub(total[..., ::2], total[..., 1::2], out=bands[1])
-    torch.sub(gap[..., ::2], gap[..., 1::2], out=bands[2])
-    low = total[..., ::2] + total[..., 1::2]
-    return halves.view(4, *bands.shape[1:]), bands, low
+    torch.add(upper, lower, out=halves[0])
+    torch.sub(upper, lower, out=halves[1])
+    # As complex numbers, pairs of columns are next to each other for the vector units: (a, b) -> (a + b, b - a).
+    _pairs(halves).mul_(1 - 1j)
+    return halves
 
 
-def _synthesis(bands: Tensor, low: Tensor, quarters: Tensor, image: Tensor) -> Tensor:
-    """The transpose of `_analysis`, into `image`; `quarters` is overwritten too."""
-    lh, hl, hh = bands
-    upper, lower = torch.add(low, lh, out=quarters[0]), torch.sub(low, lh, out=quarters[1])
-    total, gap = torch.add(hl, hh, out=quarters[2]), torch.sub(hl, hh, out=quarters[3])
-    torch.add(upper, total, out=image[..., ::2, ::2])
-    torch.sub(upper, total, out=image[..., ::2, 1::2])
-    torch.add(lower, gap, out=image[..., 1::2, ::2])
-    torch.sub(lower, gap, out=image[..., 1::2, 1::2])
+def _synthesis(halves: Tensor, image: Tensor) -> Tensor:
+    """The transpose of `_analysis`, into `image`; `halves` is overwritten too."""
+    _pairs(halves).mul_(1 + 1j)
+    torch.add(halves[0], halves[1], out=image[..., ::2, :])
+    torch.sub(halves[0], halves[1], out=image[..., 1::2, :])
     return image
+
+
+def _pairs(x: Tensor) -> Tensor:
+    return torch.view_as_complex(x.unflatten(-1, (-1, 2)))
