@@ -49,6 +49,8 @@ class Table:
         self.name = name
         self.header = header
         self.rows: list[list[str]] = []
+        # What was not measured, and why.
+        self.left_out: dict[str, str] = {}
         Table.tables.append(self)
 
     def add(self, *cells: str) -> None:
@@ -67,7 +69,8 @@ class Table:
             "",
         ]
         table = [self.header, ["---"] * len(self.header), *self.rows]
-        return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in table]) + "\n"
+        body = "\n".join(lines + ["| " + " | ".join(row) + " |" for row in table]) + "\n"
+        return body + "".join(f"\nLeft out: {what} ({why}).\n" for what, why in self.left_out.items())
 
     def write(self) -> Path:
         RESULTS.mkdir(exist_ok=True)
