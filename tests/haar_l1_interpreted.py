@@ -245,6 +245,16 @@ def test_operators_compile_without_a_graph_break() -> None:
     assert torch.equal(torch.autograd.grad(compiled(s, t), s)[0], torch.autograd.grad(training_loss(s, t), s)[0])
 
 
+def test_operators_compile_for_shapes_that_change() -> None:
+    def training_loss(s: Tensor, t: Tensor) -> Tensor:
+        return haar_l1_fused(s, t, [weight / s.numel() for weight in scales_for(4)], 4, False)
+
+    compiled = torch.compile(training_loss, fullgraph=True, backend="aot_eager", dynamic=True)
+    for shape in ((2, 1, 16, 16), (3, 1, 16, 32), (1, 2, 32, 16)):
+        s, t = pair(shape)
+        assert torch.equal(torch.autograd.grad(compiled(s, t), s)[0], torch.autograd.grad(training_loss(s, t), s)[0])
+
+
 def test_autocast_changes_nothing() -> None:
     s, t = pair((2, 3, 16, 24))
     with torch.autocast("cpu", torch.bfloat16):

@@ -90,6 +90,23 @@ def test_channels_last_kernels_compile_without_spills(input: str, levels: int, a
     assert forward.layout_conversions == backward.layout_conversions == 0
 
 
+@pytest.mark.parametrize("levels", [1, 2, 3])
+def test_sizes_of_one_compile(levels: int) -> None:
+    """Triton turns an integer argument of 1 into a constant: an image of one block, with one channel."""
+    sizes = {"BLOCK_ROWS": 1, "channels": 1, "partial_stride": 1, "upstream_stride": 1}
+    tiles = tiling(2**levels, 2**levels, levels, 4)
+    nchw = {"L": levels, "LAST": True, "WIDTH_UNITS": 1, **sizes, **tiles.constants}
+    nhwc = {"L": levels, "LAST": True, "BLOCK_COLUMNS": 1, **sizes, **tiling_nhwc(1, 1).constants}
+    for kernel, constants in (
+        (haar_l1_forward, {**nchw, "DIFFER": True}),
+        (haar_l1_backward, nchw),
+        (haar_l1_forward_nhwc, {**nhwc, "DIFFER": True}),
+        (haar_l1_backward_nhwc, nhwc),
+    ):
+        arguments = {name: value for name, value in constants.items() if name in kernel.arg_names}
+        assert compile_kernel(kernel, types_of(levels, "fp32", "fp32"), arguments, 90, 4).spills == 0
+
+
 def test_offset_of_a_plane_is_64_bits_wide() -> None:
     """Planes beyond 2**31 pixels of the batch: the plane's number is widened before it is multiplied."""
     tiles = tiling(192, 192, 1, 4)
