@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import importlib.metadata
 import os
@@ -13,7 +14,7 @@ from typing import ClassVar
 import torch
 
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("torch", "ray", "triton", "numpy")
+PACKAGES = ("torch", "ray", "triton", "numpy", "ptwt", "pytorch_wavelets")
 
 
 def hardware() -> str:
@@ -30,6 +31,15 @@ def hardware() -> str:
     return f"{os.cpu_count()} cores of {model}"
 
 
+def versions() -> dict[str, str]:
+    """Of those packages that are installed: a benchmark of the kernels needs no Ray."""
+    found = {}
+    for name in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
 class Table:
     """Rows are added by the tests of one benchmark file; `markdown` shows them, `write` puts them into `results/`."""
 
@@ -39,6 +49,8 @@ class Table:
         self.name = name
         self.header = header
         self.rows: list[list[str]] = []
+        # What was not measured, and why.
+        self.left_out: dict[str, str] = {}
         Table.tables.append(self)
 
     def add(self, *cells: str) -> None:
@@ -47,19 +59,21 @@ class Table:
         self.rows.append(list(cells))
 
     def markdown(self) -> str:
-        versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
+        installed = ", ".join(f"{name} {version}" for name, version in versions().items())
         what = " ".join(word for word in sys.argv[1:] if not word.startswith("-")) or "benchmarks"
         lines = [
             f"# {self.name}",
             "",
             f"`pytest {what}`, {hardware()}, "
-            f"Python {platform.python_version()}, {versions}, {datetime.date.today().isoformat()}.",
+            f"Python {platform.python_version()}, {installed}, {datetime.date.today().isoformat()}.",
             "",
         ]
         table = [self.header, ["---"] * len(self.header), *self.rows]
-        return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in table]) + "\n"
+        body = "\n".join(lines + ["| " + " | ".join(row) + " |" for row in table]) + "\n"
+        return body + "".join(f"\nLeft out: {what} ({why}).\n" for what, why in self.left_out.items())
 
     def write(self) -> Path:
+        RESULTS.mkdir(exist_ok=True)
         path = RESULTS / f"{self.name}.md"
         path.write_text(self.markdown())
         return path

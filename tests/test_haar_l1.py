@@ -13,6 +13,8 @@ from torch import Tensor
 
 from mtkd_kernels import HaarL1Loss, haar_dwt2, haar_l1_loss
 from mtkd_kernels.haar_l1 import Reduction
+from mtkd_kernels.haar_l1_cpu import haar_l1_cpu
+from mtkd_kernels.haar_l1_reference import haar_l1_reference
 
 LEVELS = (1, 2, 3)
 
@@ -214,6 +216,65 @@ def test_module_is_the_function() -> None:
     assert repr(module) == "HaarL1Loss(levels=2, weights=(2.0, 3.0, 0.5), reduction='image')"
 
 
+@pytest.mark.parametrize("levels", [*LEVELS, 4])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_path_of_the_cpu_is_the_plain_torch_reference(levels: int, dtype: torch.dtype) -> None:
+    shape = (2, 3, 16, 32)
+    s, t = images(shape, 0, dtype).requires_grad_(), images(shape, 1, dtype)
+    scales = torch.linspace(0.5, 2, 3 * levels + 1).tolist()
+    upstream = torch.tensor([-3.0, 0.25])
+    fast, plain = haar_l1_cpu(s, t, scales, levels), haar_l1_reference(s, t, scales, levels)
+    torch.testing.assert_close(fast, plain)
+    gradients = [torch.autograd.grad(loss, s, upstream.to(loss.dtype))[0] for loss in (fast, plain)]
+    torch.testing.assert_close(*gradients)
+
+
+def test_weights_of_sub_bands_are_those_of_the_formula() -> None:
+    s, t = images(seed=0), images(seed=1)
+    low, details = haar_dwt2(s - t, 2)
+    weights = ((1.0, 0.0, 3.0), (0.5, 2.0, 0.25))
+    expected = 4 * low.abs().mean()
+    for entry, bands in zip(weights, details, strict=True):
+        expected += sum(w * band.abs().mean() for w, band in zip(entry, bands, strict=True)) / 3
+    torch.testing.assert_close(haar_l1_loss(s, t, 2, (*weights, 4)), expected)
+
+
+def test_one_number_for_a_level_is_three_equal_ones() -> None:
+    s, t = images(seed=0), images(seed=1)
+    assert torch.equal(haar_l1_loss(s, t, 2, (2, (3, 3, 3), 1)), haar_l1_loss(s, t, 2, ((2, 2, 2), 3, 1)))
+
+
+def test_gradient_of_each_image_follows_its_upstream_gradient() -> None:
+    s, t = images(seed=0).requires_grad_(), images(seed=1)
+    upstream = torch.tensor([2.0, -0.5], dtype=torch.float64)
+    (grad,) = torch.autograd.grad(haar_l1_loss(s, t, 2, reduction="image"), s, upstream)
+    torch.testing.assert_close(grad, gradient(s.detach(), t, 2) * 2 * upstream.view(2, 1, 1, 1))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_pixel_that_is_not_finite_shows_in_the_loss_of_its_image_alone(value: float) -> None:
+    s, t = images(seed=0, dtype=torch.float32), images(seed=1, dtype=torch.float32)
+    s[1, 0, 3, 5] = value
+    finite = haar_l1_loss(s, t, 2, reduction="image").isfinite()
+    assert finite.tolist() == [True, False]
+    assert not haar_l1_loss(s, t, 2).isfinite()
+
+
+def test_coefficients_that_are_nan_add_nothing_to_the_gradient() -> None:
+    s, t = images(seed=0, dtype=torch.float32), images(seed=1, dtype=torch.float32)
+    s[0, 0, :4, :4] = float("nan")
+    grad = gradient(s, t, 2)
+    assert grad.isfinite().all()
+    assert torch.count_nonzero(grad[0, 0, :4, :4]) == 0
+
+
+def test_loss_is_compiled_without_a_graph_break() -> None:
+    s, t = images(seed=0, dtype=torch.float32).requires_grad_(), images(seed=1, dtype=torch.float32)
+    compiled = torch.compile(lambda s, t: haar_l1_loss(s, t, 2), fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(s, t), haar_l1_loss(s, t, 2))
+    torch.testing.assert_close(torch.autograd.grad(compiled(s, t), s)[0], gradient(s.detach(), t, 2))
+
+
 GOOD = torch.zeros(1, 3, 8, 8)
 
 
@@ -255,6 +316,9 @@ def test_sizes_that_do_not_divide_are_refused(shape: tuple[int, ...], message: s
         ({"levels": 2, "weights": [1, 1]}, "weights has 2 numbers: with levels=2 give 3"),
         ({"weights": [1, -1]}, r"weights is \(1, -1\)"),
         ({"weights": [1, float("nan")]}, r"weights is \(1, nan\)"),
+        ({"weights": [(1, 1), 1]}, r"weights of level 1 is \(1, 1\): give one number, or three"),
+        ({"weights": [1, (1, 1, 1)]}, "LL is one sub-band"),
+        ({"weights": [(1, -1, 1), 1]}, "must be finite and not negative"),
         ({"reduction": "none"}, "reduction is 'none': choose one of 'mean', 'sum', 'image'"),
     ],
 )

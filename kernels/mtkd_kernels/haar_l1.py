@@ -1,4 +1,9 @@
-"""The wavelet loss of MTKD: L1 distance of the Haar coefficients of two images, over one or more levels."""
+"""The wavelet loss of MTKD: L1 distance of the Haar coefficients of two images, over one or more levels.
+
+The public function checks its arguments, turns weights and reduction into one factor for each sub-band, and hands over
+to the fastest path that the tensors allow: fused Triton kernels on a GPU, a gradient made in the forward pass on a CPU,
+plain torch anywhere else.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +14,21 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from mtkd_kernels.haar_l1_cpu import haar_l1_cpu
+from mtkd_kernels.haar_l1_reference import DetailBands, haar_analysis, haar_l1_reference
+from mtkd_kernels.wavelets import filters, wavelet_l1
+
+try:
+    from mtkd_kernels.haar_l1_op import haar_l1_fused
+
+    FUSED_DTYPES: tuple[torch.dtype, ...] = (torch.float16, torch.bfloat16, torch.float32)
+except ModuleNotFoundError as error:  # Triton exists for Linux only; without it a GPU takes the plain torch path.
+    if error.name != "triton":
+        raise
+    FUSED_DTYPES = ()
+
 Reduction = Literal["mean", "sum", "image"]
-DetailBands = tuple[Tensor, Tensor, Tensor]
+LevelWeight = float | Sequence[float]
 
 _FLOAT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -46,31 +64,23 @@ def haar_dwt2(x: Tensor, levels: int = 1) -> tuple[Tensor, list[DetailBands]]:
     _check_levels(levels)
     _check_float("x", x)
     _check_shape("x", x, levels)
-    low, details = x, []
-    for _ in range(levels):
-        upper, lower = low.unflatten(-2, (-1, 2)).unbind(-2)
-        row_sum_left, row_sum_right = (upper + lower).unflatten(-1, (-1, 2)).unbind(-1)
-        row_gap_left, row_gap_right = (upper - lower).unflatten(-1, (-1, 2)).unbind(-1)
-        lh = (row_gap_left + row_gap_right) / 2
-        hl = (row_sum_left - row_sum_right) / 2
-        hh = (row_gap_left - row_gap_right) / 2
-        details.append((lh, hl, hh))
-        low = (row_sum_left + row_sum_right) / 2
-    return low, details
+    return haar_analysis(x, levels)
 
 
 def haar_l1_loss(
     input: Tensor,
     target: Tensor,
     levels: int = 1,
-    weights: Sequence[float] | None = None,
+    weights: Sequence[LevelWeight] | None = None,
     reduction: Reduction = "mean",
+    wavelet: str = "haar",
 ) -> Tensor:
     """L1 distance of the Haar coefficients of ``input`` and ``target``.
 
     With the sub-bands of :func:`haar_dwt2`, d = input - target and w = ``weights``::
 
-        loss = sum over k = 1..levels of  w[k-1] * mean |LH_k(d), HL_k(d), HH_k(d)|   (three bands, one mean)
+        loss = sum over k = 1..levels of  mean of w_LH |LH_k(d)|, w_HL |HL_k(d)|, w_HH |HH_k(d)|   (three bands, one
+               mean), with (w_LH, w_HL, w_HH) = w[k-1]
              + w[levels] * mean |LL_levels(d)|
 
     The transform is linear, so the difference is transformed instead of the two images. The mean of the details of
@@ -82,57 +92,87 @@ def haar_l1_loss(
         target: same shape and device, detached here: no gradient reaches it. One of the dtypes of ``input``, not
             necessarily the same one, or uint8, which is divided by 255.
         levels: depth of the transform, at least 1. The paper uses 1.
-        weights: levels + 1 finite numbers >= 0: one for the details of each level 1 (finest) to ``levels``, then one
-            for LL. None means 1 for each, as in the paper.
+        weights: levels + 1 entries: one for the details of each level 1 (finest) to ``levels``, then a number for LL.
+            The entry of a level is a number, or three of them for (LH, HL, HH); a number w means (w, w, w). All are
+            finite and >= 0; 0 leaves a sub-band out. None means 1 for each, as in the paper.
         reduction: "mean" is the formula. "sum" has sums in the place of its means. "image" has means over one image
             each (denominators without B), so that its mean over the batch is the value of "mean".
+        wavelet: "haar", or any discrete wavelet of PyWavelets ("db2", "sym4", "bior2.2", ...), of which LH, HL, HH, LL
+            are cH, cV, cD, cA of ``pywt.wavedec2(..., mode="periodization")``. Only "haar" is fused: the others write
+            their coefficients to memory, and need PyWavelets.
 
     Returns:
         Scalar for "mean" and "sum", (B,) for "image". The arithmetic and the result are float32, or float64 if a
         float64 tensor is given; half precision is converted before it is subtracted. The gradient has the dtype of
         ``input``, and a coefficient that is equal in both images adds exactly 0 to it.
 
+        A NaN or infinite pixel makes the loss NaN or infinite ("image": the loss of its image alone), without a check
+        that would stop a GPU; a coefficient that is NaN adds 0 to the gradient, as with ``torch.abs``.
+
     Raises:
-        ValueError: for shapes, dtypes, devices, levels, weights or a reduction other than those above.
+        ValueError: for shapes, dtypes, devices, levels, weights, a reduction or a wavelet other than those above.
+
+    Paths: on a GPU with Triton, Haar on float16, bfloat16 and float32 is one kernel a direction and 3 levels, which
+    keeps 2 bits a coefficient for the backward pass (`kernels/README.md`); partial sums are added in a fixed order, so
+    results repeat bit by bit. float64 there, and devices other than CPU and CUDA, take plain torch operations.
+    Contiguous tensors are read in place, and so are channels_last ones; other strides, and a target whose layout is not
+    that of ``input``, are copied first.
 
     Source: Jiang et al., MTKD (ECCV 2024, arXiv 2404.09571), the loss between student and aggregated image. Their
     released code takes the LL term of one image of the batch; here it covers all of them.
     """
-    band_weights = _check_settings(levels, weights, reduction)
+    entries = _check_settings(levels, weights, reduction)
     _check_pair(input, target, levels)
 
-    dtype = torch.float64 if torch.float64 in (input.dtype, target.dtype) else torch.float32
-    reference = target.detach().to(dtype)
-    if target.dtype == torch.uint8:
-        reference = reference / 255
-    low, details = haar_dwt2(input.to(dtype) - reference, levels)
-
-    terms = []
-    for weight, bands in zip(band_weights, [*details, (low,)], strict=True):
-        magnitude = torch.stack([band.abs().sum(dim=(1, 2, 3)) for band in bands]).sum(dim=0)
-        count = 1 if reduction == "sum" else sum(band[0].numel() for band in bands)
-        terms.append(magnitude * (weight / count))
-    per_image = torch.stack(terms).sum(dim=0)
-
-    if reduction == "image":
-        return per_image
-    return per_image.sum() if reduction == "sum" else per_image.mean()
+    target = target.detach()
+    scales = _scales(entries, input.shape, reduction)
+    if wavelet != "haar":
+        per_image = wavelet_l1(input, target, scales, levels, wavelet)
+    elif input.is_cuda and input.dtype in FUSED_DTYPES and target.dtype in (*FUSED_DTYPES, torch.uint8):
+        return haar_l1_fused(input, target, scales, levels, per_image=reduction == "image")
+    elif input.device.type == "cpu" and not torch.compiler.is_compiling():
+        per_image = haar_l1_cpu(input, target, scales, levels)
+    else:
+        per_image = haar_l1_reference(input, target, scales, levels)
+    return per_image if reduction == "image" else per_image.sum()
 
 
 class HaarL1Loss(nn.Module):
     """:func:`haar_l1_loss` as a module, with the same arguments. Wrong settings raise ValueError when it is built."""
 
-    def __init__(self, levels: int = 1, weights: Sequence[float] | None = None, reduction: Reduction = "mean") -> None:
+    def __init__(
+        self,
+        levels: int = 1,
+        weights: Sequence[LevelWeight] | None = None,
+        reduction: Reduction = "mean",
+        wavelet: str = "haar",
+    ) -> None:
         super().__init__()
-        self.weights = _check_settings(levels, weights, reduction)
+        _check_settings(levels, weights, reduction)
+        if wavelet != "haar":
+            filters(wavelet)
+        self.weights = tuple(_entry(weight) for weight in weights) if weights is not None else (1.0,) * (levels + 1)
         self.levels = levels
         self.reduction = reduction
+        self.wavelet = wavelet
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        return haar_l1_loss(input, target, self.levels, self.weights, self.reduction)
+        return haar_l1_loss(input, target, self.levels, self.weights, self.reduction, self.wavelet)
 
     def extra_repr(self) -> str:
-        return f"levels={self.levels}, weights={self.weights}, reduction={self.reduction!r}"
+        settings = f"levels={self.levels}, weights={self.weights}, reduction={self.reduction!r}"
+        return settings if self.wavelet == "haar" else f"{settings}, wavelet={self.wavelet!r}"
+
+
+def _scales(weights: Sequence[Sequence[float]], shape: Sequence[int], reduction: Reduction) -> list[float]:
+    """The factor of sum|band| for (LH, HL, HH) of each level and for LL: weight / denominator of its mean."""
+    if reduction == "sum":
+        return [weight for entry in weights for weight in entry]
+    batch, channels, height, width = shape
+    values = channels * height * width * (1 if reduction == "image" else batch)
+    levels = len(weights) - 1
+    scales = [weight / (3 * values / 4**k) for k, entry in enumerate(weights[:-1], 1) for weight in entry]
+    return [*scales, weights[-1][0] / (values / 4**levels)]
 
 
 def _check_levels(levels: int) -> None:
@@ -140,22 +180,39 @@ def _check_levels(levels: int) -> None:
         raise ValueError(f"levels is {levels}: the transform needs at least 1 level")
 
 
-def _check_settings(levels: int, weights: Sequence[float] | None, reduction: str) -> tuple[float, ...]:
+def _check_settings(
+    levels: int, weights: Sequence[LevelWeight] | None, reduction: str
+) -> tuple[tuple[float, ...], ...]:
+    """Three weights for each level, then (weight of LL,)."""
     _check_levels(levels)
     if reduction not in get_args(Reduction):
         raise ValueError(f"reduction is {reduction!r}: choose one of {', '.join(map(repr, get_args(Reduction)))}")
     if weights is None:
-        return (1.0,) * (levels + 1)
+        return ((1.0,) * 3,) * levels + ((1.0,),)
     if len(weights) != levels + 1:
         raise ValueError(
             f"weights has {len(weights)} numbers: with levels={levels} give {levels + 1}, one for the details of each "
-            f"level 1..{levels}, then one for LL"
+            f"level 1..{levels} (or three, for LH, HL and HH), then one for LL"
         )
-    if not all(math.isfinite(weight) and weight >= 0 for weight in weights):
+    *details, low = weights
+    if isinstance(low, Sequence):
+        raise ValueError(f"the last of weights is {low}: LL is one sub-band and has one number")
+    entries: list[tuple[float, ...]] = []
+    for level, weight in enumerate(details, 1):
+        entry = tuple(weight) if isinstance(weight, Sequence) else (weight,) * 3
+        if len(entry) != 3:
+            raise ValueError(f"weights of level {level} is {entry}: give one number, or three for LH, HL and HH")
+        entries.append(entry)
+    entries.append((low,))
+    if not all(math.isfinite(weight) and weight >= 0 for entry in entries for weight in entry):
         raise ValueError(
             f"weights is {tuple(weights)}: each must be finite and not negative; use 0 to leave a band out"
         )
-    return tuple(float(weight) for weight in weights)
+    return tuple(tuple(float(weight) for weight in entry) for entry in entries)
+
+
+def _entry(weight: LevelWeight) -> LevelWeight:
+    return tuple(map(float, weight)) if isinstance(weight, Sequence) else float(weight)
 
 
 def _check_float(name: str, x: Tensor) -> None:
