@@ -90,7 +90,7 @@ def test_channels_last_kernels_compile_without_spills(input: str, levels: int, a
     assert forward.layout_conversions == backward.layout_conversions == 0
 
 
-@pytest.mark.parametrize("levels", [1, 2, 3])
+@pytest.mark.parametrize("levels", [1, 2])
 def test_sizes_of_one_compile(levels: int) -> None:
     """Triton turns an integer argument of 1 into a constant: an image of one block, with one channel."""
     sizes = {"BLOCK_ROWS": 1, "channels": 1, "partial_stride": 1, "upstream_stride": 1}
