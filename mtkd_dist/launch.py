@@ -19,7 +19,6 @@ from rich.console import Console
 
 from mtkd_dist.config.load import ConfigError, dump_config, load_config
 from mtkd_dist.config.tree import Config
-from mtkd_dist.data import ImageError
 from mtkd_dist.pools.cluster import ClusterError, cluster
 from mtkd_dist.pools.errors import TrainingFailed, root_cause
 from mtkd_dist.pools.placement import LayoutError
@@ -63,8 +62,8 @@ def _main(argv: Sequence[str]) -> int:
         except Exception as error:
             logger.exception("the launch failed")
             # Ours are written for people; of any other, the type says more than the text.
-            known = isinstance(error, (ConfigError, ImageError, ValueError, LayoutError, ClusterError, TrainingFailed))
-            text = str(error) if known else f"{type(error).__name__}: {root_cause(error)}"
+            ours = isinstance(error, (ValueError, ClusterError, TrainingFailed))
+            text = str(error) if ours else f"{type(error).__name__}: {root_cause(error)}"
             console.print(f"error: {text}", style="bold red", markup=False, highlight=False)
             console.print(f"The whole story is in {output / LOG}", highlight=False)
             return EXIT_USAGE if isinstance(error, LayoutError) else EXIT_FAILED

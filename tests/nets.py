@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from mtkd_dist.config.tree import TrainingConfig
 from mtkd_dist.data import ImageStore, Plan, build_store
-from mtkd_dist.methods import Method, Supervised
+from mtkd_dist.methods import Aggregation, Method, Supervised
 from mtkd_dist.models import build_network, load_strict, save_network
 from mtkd_dist.pools.placement import PoolSize
-from mtkd_dist.pools.teacher_worker import TeacherFile
+from mtkd_dist.pools.teacher_worker import TeacherFile, TeacherJob
 from mtkd_dist.train.loop import train
 from mtkd_dist.train.source import LocalSource, slots_of_rank
 from mtkd_dist.train.state import TrainState
@@ -89,6 +89,22 @@ def make_job(store: ImageStore, method: Method | None = None, **training: object
         images=store.folder,
         training=config,
         seed=0,
+        pool=PoolSize(workers=1, cpus=1, gpus=0),
+    )
+
+
+def make_teacher_job(folder: Path, teachers: Sequence[str] = ("a",)) -> TeacherJob:
+    """The teacher half of the aggregate stage on `make_store(folder)`, with teachers of random weights."""
+    store = make_store(folder)
+    return TeacherJob(
+        method=Aggregation(),
+        plan=make_plan(store),
+        slot_size=2,
+        scale=2,
+        images=store.folder,
+        teachers=tuple(make_teacher(folder, name, seed=seed) for seed, name in enumerate(teachers)),
+        aggregator=None,
+        wire="float32",
         pool=PoolSize(workers=1, cpus=1, gpus=0),
     )
 

@@ -22,7 +22,7 @@ from mtkd_dist.pools.teacher_worker import TeacherJob, TeacherWorker
 from mtkd_dist.train.state import TrainState
 from mtkd_dist.train.trainer import run_training
 from mtkd_dist.train.worker import StudentJob
-from tests.nets import make_job, make_plan, make_store, make_teacher, train_alone
+from tests.nets import make_job, make_store, make_teacher_job, train_alone
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 ONE_CPU = PoolSize(workers=1, cpus=1, gpus=0)
@@ -31,18 +31,7 @@ TWO_CPUS = PoolSize(workers=2, cpus=1, gpus=0)
 
 @pytest.fixture
 def job(tmp_path: Path) -> TeacherJob:
-    store = make_store(tmp_path)
-    return TeacherJob(
-        method=Aggregation(),
-        plan=make_plan(store),
-        slot_size=2,
-        scale=2,
-        images=store.folder,
-        teachers=(make_teacher(tmp_path, "a"),),
-        aggregator=None,
-        wire="float32",
-        pool=PoolSize(workers=1, cpus=1, gpus=0),
-    )
+    return make_teacher_job(tmp_path)
 
 
 def start_pool(job: TeacherJob, pool: PoolSize, config: LinkConfig) -> AbstractContextManager[TeacherPool]:
@@ -134,7 +123,7 @@ def test_a_student_that_dies_goes_on_from_its_checkpoint_to_the_undisturbed_resu
 def test_a_second_start_goes_on_from_the_newest_checkpoint_to_the_undisturbed_result(tmp_path: Path) -> None:
     job = make_job(make_store(tmp_path), steps=8, halve_at=[])
     half = dataclasses.replace(job, training=dataclasses.replace(job.training, steps=4))
-    layout = Layout(PoolSize(workers=2, cpus=1, gpus=0), None)
+    layout = Layout(TWO_CPUS, None)
     seen: list[int] = []
 
     def start(job: StudentJob) -> dict[str, torch.Tensor]:

@@ -6,27 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from mtkd_dist.methods import Aggregation
 from mtkd_dist.models import load_network
-from mtkd_dist.pools.placement import PoolSize
 from mtkd_dist.pools.teacher_worker import TeacherJob, TeacherWorker
-from tests.nets import make_plan, make_store, make_teacher
+from tests.nets import make_store, make_teacher_job
 
 
 @pytest.fixture
 def job(tmp_path: Path) -> TeacherJob:
-    store = make_store(tmp_path)
-    return TeacherJob(
-        method=Aggregation(),
-        plan=make_plan(store),
-        slot_size=2,
-        scale=2,
-        images=store.folder,
-        teachers=(make_teacher(tmp_path, "a", seed=1), make_teacher(tmp_path, "b", seed=2)),
-        aggregator=None,
-        wire="float32",
-        pool=PoolSize(workers=1, cpus=1, gpus=0),
-    )
+    return make_teacher_job(tmp_path, ("a", "b"))
 
 
 def test_an_answer_holds_the_samples_of_its_slot_and_what_each_teacher_makes_of_them(job: TeacherJob) -> None:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class PoolShares:
-    """Fractions of wall time, each in 0..1; what they leave of 1 is neither (start-up, checkpoints)."""
+    """Fractions of a pool's time since it began to work, each in 0..1. They add up to 1; all are 0 before that."""
 
     working: float
     """computing"""
     starved: float
     """waiting for input"""
     held_back: float
-    """waiting because the next pool has not taken the output yet"""
+    """able to go on, but not let: a teacher by a full window, a student by a checkpoint"""

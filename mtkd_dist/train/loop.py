@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -41,7 +42,7 @@ class Recorder:
         records = []
         for (step, learning_rate, names), row in zip(self._steps, rows, strict=True):
             losses = dict(zip(names, row, strict=True))
-            if not all(torch.isfinite(torch.tensor(row))):
+            if not all(map(math.isfinite, row)):
                 raise NonFiniteLoss(
                     f"the loss is not finite at step {step}: {losses}; lower the learning rate ({learning_rate:g}), "
                     "or set clip_grad"
