@@ -37,8 +37,7 @@ logger = logging.getLogger(__name__)
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
     try:
-        with _sigterm_as_interrupt():
-            return _main(sys.argv[1:] if argv is None else argv)
+        return _main(sys.argv[1:] if argv is None else argv)
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
 
@@ -72,7 +71,10 @@ def _main(argv: Sequence[str]) -> int:
 
 @contextlib.contextmanager
 def _sigterm_as_interrupt() -> Iterator[None]:
-    """Schedulers end a job with SIGTERM: like Ctrl-C, so that tracking is told and Ray's processes are ended."""
+    """Schedulers end a job with SIGTERM: like Ctrl-C, so that tracking is told and Ray's processes are ended.
+
+    To be entered once Ray is up: joining a cluster installs a handler of Ray's own, which aborts the process.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -80,7 +82,8 @@ def _sigterm_as_interrupt() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        # None stands for a handler that Python did not install, and cannot put back.
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 @contextlib.contextmanager
@@ -103,7 +106,7 @@ def _launch(config: Config, output: Path, console: Console) -> None:
     tracker.start(dataclasses.asdict(config))
     status = "FAILED"
     try:
-        with cluster(config.cluster) as resources:
+        with cluster(config.cluster) as resources, _sigterm_as_interrupt():
             tell(f"cluster  {resources.cpus} CPUs, {resources.gpus} GPUs, {resources.nodes} node(s)")
             # A split that cannot work is refused now, not after images are decoded and teachers trained.
             check_layouts(config, resources)

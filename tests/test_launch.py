@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -161,6 +162,13 @@ def test_the_command_of_the_readme_in_a_process_of_its_own(launched: Launched, t
     assert "aggregate: done before" in done.stdout
     assert "PSNR-Y" in done.stdout
     assert done.stderr == ""
+
+
+def test_sigterm_is_an_interrupt_although_ray_has_a_handler_of_its_own() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt), launch._sigterm_as_interrupt():
+        signal.raise_signal(signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_two_launches_into_one_folder_are_refused(launched: Launched, capfd: pytest.CaptureFixture[str]) -> None:
