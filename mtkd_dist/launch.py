@@ -110,8 +110,8 @@ def _launch(config: Config, output: Path, console: Console) -> None:
             tell(f"cluster  {resources.cpus} CPUs, {resources.gpus} GPUs, {resources.nodes} node(s)")
             # A split that cannot work is refused now, not after images are decoded and teachers trained.
             check_layouts(config, resources)
-            images, sets = prepare_images(config, output, tell)
-            run = Run(config, output, console, tracker, resources, images, sets)
+            stores = prepare_images(config, output, tell)
+            run = Run(config, output, console, tracker, resources, *stores)
             rows = run_stages(run)
         tracker.run.metrics({f"psnr_y/{row['set']}/{row['model']}": row["psnr_y"] for row in rows})
         for name in ("config.yaml", "scores.json", "aggregator.safetensors", "student.safetensors"):

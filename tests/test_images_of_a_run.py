@@ -20,24 +20,32 @@ def config_for(folder: Path, **changes: object) -> Config:
 
 
 def test_the_demo_trains_on_other_photographs_than_it_scores_on() -> None:
-    train, sets = split_photos(DEMO)
+    train, validation, sets = split_photos(DEMO)
     assert sets.keys() == {"demo"}
-    assert not set(train) & set(sets["demo"])
+    assert not {*train, *validation} & set(sets["demo"])
 
 
-def test_without_a_test_folder_a_share_of_the_photographs_is_held_out(tmp_path: Path) -> None:
+def test_a_share_of_the_photographs_is_held_out_for_validation_and_scored_without_a_test_folder(tmp_path: Path) -> None:
     photos = write_photos(tmp_path, 20)
-    train, sets = split_photos(config_for(tmp_path, images=ImagesConfig(held_out=0.25)))
-    assert len(sets["held-out"]) == 5
-    assert sorted(train + sets["held-out"]) == sorted(photos)
+    train, validation, sets = split_photos(config_for(tmp_path, images=ImagesConfig(held_out=0.25)))
+    assert len(validation) == 5
+    assert sorted(train + validation) == sorted(photos)
+    assert sets == {"held-out": validation}
+
+
+def test_validation_is_never_a_test_set(tmp_path: Path) -> None:
+    write_photos(tmp_path, 20)
+    _, validation, sets = split_photos(config_for(tmp_path, test=["demo"]))
+    assert validation
+    assert not set(validation) & set(sets["demo"])
 
 
 def test_what_is_held_out_stays_so_when_photographs_are_added(tmp_path: Path) -> None:
     write_photos(tmp_path, 10)
-    _, before = split_photos(config_for(tmp_path))
+    before = split_photos(config_for(tmp_path)).validation
     write_photos(tmp_path, 11)
-    _, after = split_photos(config_for(tmp_path))
-    assert len({*before["held-out"], *after["held-out"]}) <= len(after["held-out"]) + 1
+    after = split_photos(config_for(tmp_path)).validation
+    assert len({*before, *after}) <= len(after) + 1
 
 
 def test_a_single_photograph_leaves_none_to_train_on(tmp_path: Path) -> None:
@@ -56,11 +64,11 @@ def test_a_photograph_smaller_than_a_patch_is_named_or_left_out_and_counted(tmp_
     write_photos(tmp_path / "photos", 4, side=32)
     (small,) = write_photos(tmp_path / "small", 1, side=12)
     small.rename(tmp_path / "photos" / "small.png")
-    config = config_for(tmp_path / "photos", test=["demo"])
+    config = config_for(tmp_path / "photos", test=["demo"], images=ImagesConfig(held_out=0))
     with pytest.raises(ValueError, match=r"small\.png.*12x12"):
         prepare_images(config, tmp_path / "out", lambda text: None)
     said: list[str] = []
-    skipping = dataclasses.replace(config, images=ImagesConfig(on_bad="skip"))
-    train, _ = prepare_images(skipping, tmp_path / "out", said.append)
+    skipping = dataclasses.replace(config, images=ImagesConfig(on_bad="skip", held_out=0))
+    train, _, _ = prepare_images(skipping, tmp_path / "out", said.append)
     assert len(train) == 4
     assert any("1 left out" in line and "small.png" in line for line in said)

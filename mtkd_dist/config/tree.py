@@ -20,7 +20,7 @@ class ImagesConfig:
     on_bad: Literal["error", "skip"] = "error"
     """A photograph that cannot be used: stop and name it, or leave it out and count it."""
     held_out: float = 0.05
-    """Share of the training photographs that is put aside for the scores when `test` names no folder."""
+    """Share of the training photographs that is put aside to watch a training by, and scored when `test` is empty."""
     cache: str | None = None
     """Folder of the decoded images (raw uint8, memory-mapped); default: OUTPUT/images."""
 

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from rich.console import Console
 
@@ -39,6 +40,8 @@ class Run:
     resources: Resources
     images: ImageStore
     """Training photographs."""
+    validation: ImageStore | None
+    """Held-out photographs by which a training is watched; never those of a test set. None: none are held out."""
     sets: dict[str, ImageStore]
     """Name of a test set -> its photographs."""
     seconds: dict[str, float] = field(default_factory=dict)
@@ -85,25 +88,43 @@ def check_layouts(config: Config, resources: Resources) -> None:
     layout_of(config, resources, config.distil, True)
 
 
-def prepare_images(
-    config: Config, output: Path, tell: Callable[[str], None]
-) -> tuple[ImageStore, dict[str, ImageStore]]:
-    """Decode training and test photographs once. Photographs that are left out are counted and named through `tell`.
+class Photos(NamedTuple):
+    """The photographs of a run, decoded or not."""
+
+    train: list[Path]
+    validation: list[Path]
+    """Put aside from the training photographs; may be empty."""
+    sets: dict[str, list[Path]]
+    """Name of a test set -> its photographs."""
+
+
+class Stores(NamedTuple):
+    """The same, decoded."""
+
+    train: ImageStore
+    validation: ImageStore | None
+    sets: dict[str, ImageStore]
+
+
+def prepare_images(config: Config, output: Path, tell: Callable[[str], None]) -> Stores:
+    """Decode training, validation and test photographs once. Those that are left out are counted and named in `tell`.
 
     Errors: ImageError or ValueError that names the photograph.
     """
-    train, sets = split_photos(config)
+    photos = split_photos(config)
     cache = Path(config.images.cache) if config.images.cache else output / "images"
     trains_teachers = any(spec.network is not None for spec in parse_teachers(config.teachers))
     trainings = [config.aggregate, config.distil] + ([config.teacher_training] if trains_teachers else [])
     largest_patch = max(training.patch for training in trainings)
-    needed = {"train": (train, largest_patch * config.scale)}
-    needed |= {f"test-{name}": (photos, SSIM_WINDOW + 2 * config.scale) for name, photos in sets.items()}
+    scored = SSIM_WINDOW + 2 * config.scale
+    needed = {"train": (photos.train, largest_patch * config.scale)}
+    needed |= {"validation": (photos.validation, scored)} if photos.validation else {}
+    needed |= {f"test-{name}": (of_set, scored) for name, of_set in photos.sets.items()}
     stores: dict[str, ImageStore] = {}
-    for name, (photos, min_size) in needed.items():
-        tell(f"images  {name}: reading {len(photos)} photographs")
+    for name, (files, min_size) in needed.items():
+        tell(f"images  {name}: reading {len(files)} photographs")
         stores[name] = build_store(
-            photos,
+            files,
             config.scale,
             cache / f"{name}-x{config.scale}",
             on_bad=config.images.on_bad,
@@ -115,14 +136,14 @@ def prepare_images(
             listed = "; ".join(f"{Path(path).name}: {why}" for path, why in stores[name].skipped[:3])
             more = "; ..." if len(stores[name].skipped) > 3 else ""
             tell(f"images  {name}: {len(stores[name].skipped)} left out ({listed}{more})")
-    return stores["train"], {name: stores[f"test-{name}"] for name in sets}
+    return Stores(stores["train"], stores.get("validation"), {name: stores[f"test-{name}"] for name in photos.sets})
 
 
-def split_photos(config: Config) -> tuple[list[Path], dict[str, list[Path]]]:
-    """Training files, and files of each test set by name.
+def split_photos(config: Config) -> Photos:
+    """Which photographs are trained on, watched, and scored.
 
-    Without `test`, a share of the training photographs is put aside as the set "held-out": those whose names hash
-    smallest, so that adding photographs moves few from one side to the other.
+    A share of the training photographs is put aside for validation: those whose names hash smallest, so that adding
+    photographs moves few from one side to the other. Without `test` they are scored too, as the set "held-out".
     """
     train: list[Path] = []
     for entry in config.data:
@@ -134,17 +155,29 @@ def split_photos(config: Config) -> tuple[list[Path], dict[str, list[Path]]]:
         else:
             name, folder = named_set(entry)
             sets[name] = list_images(Path(folder))
+    train, validation = _hold_out(train, config.images.held_out)
     if not sets:
-        count = max(1, round(config.images.held_out * len(train)))
-        if count >= len(train):
+        if not validation:
             raise ValueError(
-                f"data: {len(train)} photograph(s) leave none to train on when {count} are held out; "
-                "give more, or name a folder to score on (--test)"
+                f"data: {len(train)} photograph(s) and images.held_out={config.images.held_out:g} leave none to score "
+                "on; give more, or name a folder to score on (--test)"
             )
-        aside = set(sorted(train, key=lambda path: hashlib.sha256(path.name.encode()).digest())[:count])
-        sets["held-out"] = [path for path in train if path in aside]
-        train = [path for path in train if path not in aside]
-    shared = {path.resolve() for path in train} & {path.resolve() for photos in sets.values() for path in photos}
+        sets["held-out"] = validation
+    shared = {p.resolve() for p in train + validation} & {
+        p.resolve() for entry in config.test for p in _of(entry, sets)
+    }
     if shared:
         raise ValueError(f"test: {len(shared)} photograph(s) are also in data, such as {min(shared)}; score on others")
-    return train, sets
+    return Photos(train, validation, sets)
+
+
+def _hold_out(photos: list[Path], share: float) -> tuple[list[Path], list[Path]]:
+    count = max(1, round(share * len(photos))) if share > 0 else 0
+    if count >= len(photos):
+        return photos, []
+    aside = set(sorted(photos, key=lambda path: hashlib.sha256(path.name.encode()).digest())[:count])
+    return [path for path in photos if path not in aside], [path for path in photos if path in aside]
+
+
+def _of(entry: str, sets: dict[str, list[Path]]) -> list[Path]:
+    return sets[entry if entry == "demo" else named_set(entry)[0]]
