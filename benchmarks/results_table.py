@@ -49,6 +49,7 @@ class Table:
         self.name = name
         self.header = header
         self.rows: list[list[str]] = []
+        self.notes: list[str] = []
         # What was not measured, and why.
         self.left_out: dict[str, str] = {}
         Table.tables.append(self)
@@ -70,6 +71,7 @@ class Table:
         ]
         table = [self.header, ["---"] * len(self.header), *self.rows]
         body = "\n".join(lines + ["| " + " | ".join(row) + " |" for row in table]) + "\n"
+        body += "".join(f"\n{note}\n" for note in self.notes)
         return body + "".join(f"\nLeft out: {what} ({why}).\n" for what, why in self.left_out.items())
 
     def write(self) -> Path:

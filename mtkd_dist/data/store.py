@@ -111,8 +111,8 @@ class ImageStore:
                 f"{sample} with a patch of {patch} reaches over the edge of {self.names[sample.image]}, which has "
                 f"{height}x{width} LR pixels: was the plan made for another store?"
             )
-        lr = _crop(self.lr(sample.image), sample, patch, 1)
-        hr = _crop(self.hr(sample.image), sample, patch, self.scale)
+        lr = crop(self.lr(sample.image), sample, patch, 1)
+        hr = crop(self.hr(sample.image), sample, patch, self.scale)
         return lr, hr
 
     @cached_property
@@ -267,7 +267,7 @@ def _fingerprint(photos: list[Path]) -> str:
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
-def _crop(image: Uint8Image, sample: Sample, patch: int, scale: int) -> Uint8Image:
+def crop(image: Uint8Image, sample: Sample, patch: int, scale: int) -> Uint8Image:
     top, left, side = scale * sample.y, scale * sample.x, scale * patch
     crop = image[top : top + side, left : left + side]
     if sample.flip:
