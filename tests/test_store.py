@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from mtkd_dist.data import ImageError, ImageStore, Sample, build_store, matlab_downscale, store
+from mtkd_dist.data import ImageError, ImageStore, Photo, Sample, build_store, matlab_downscale, pairs, store
 
 SIZES = [(30, 41), (24, 36), (25, 52)]
 
@@ -25,6 +25,10 @@ def write_photos(folder: Path, seed: int = 0, sizes: list[tuple[int, int]] = SIZ
     return paths
 
 
+def build(files: list[Path], scale: int, folder: Path, **options: Any) -> ImageStore:
+    return build_store([Photo(str(file)) for file in files], scale, folder, **options)
+
+
 @pytest.fixture
 def photos(tmp_path: Path) -> list[Path]:
     return write_photos(tmp_path / "photos")
@@ -33,24 +37,24 @@ def photos(tmp_path: Path) -> list[Path]:
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> ImageStore:
     folder = tmp_path_factory.mktemp("built")
-    return build_store(write_photos(folder / "photos"), 4, folder / "store")
+    return build(write_photos(folder / "photos"), 4, folder / "store")
 
 
 def decodings(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The photographs that the store decodes from here on."""
     seen: list[Path] = []
-    read = store.read_image
+    read = pairs.read_image
 
     def read_and_note(path: Path) -> np.ndarray:
         seen.append(path)
         return read(path)
 
-    monkeypatch.setattr(store, "read_image", read_and_note)
+    monkeypatch.setattr(pairs, "read_image", read_and_note)
     return seen
 
 
 def test_images_come_back_cropped_to_the_scale_and_shrunk(photos: list[Path], tmp_path: Path) -> None:
-    built = build_store(photos, 4, tmp_path / "store")
+    built = build(photos, 4, tmp_path / "store")
     assert (len(built), built.scale, built.names, built.skipped) == (3, 4, ["0.png", "1.png", "2.png"], [])
     assert built.lr_sizes == [(7, 10), (6, 9), (6, 13)]
     for i, path in enumerate(photos):
@@ -74,25 +78,25 @@ def test_an_index_outside_the_store_is_refused(built: ImageStore, i: int) -> Non
 
 def test_names_are_paths_below_the_common_folder(tmp_path: Path) -> None:
     photos = write_photos(tmp_path / "set" / "a") + write_photos(tmp_path / "set" / "b" / "c")
-    names = build_store(photos, 2, tmp_path / "store").names
+    names = build(photos, 2, tmp_path / "store").names
     assert names == ["a/0.png", "a/1.png", "a/2.png", "b/c/0.png", "b/c/1.png", "b/c/2.png"]
 
 
 def test_the_digest_depends_on_pictures_and_scale_but_not_on_where_they_lie(photos: list[Path], tmp_path: Path) -> None:
-    digest = build_store(photos, 4, tmp_path / "s1").digest
+    digest = build(photos, 4, tmp_path / "s1").digest
     moved = write_photos(tmp_path / "moved" / "deeper")
-    assert build_store(moved, 4, tmp_path / "s2", workers=3).digest == digest
-    assert build_store(photos, 2, tmp_path / "s3").digest != digest
-    assert build_store(photos[::-1], 4, tmp_path / "s4").digest != digest
-    assert build_store(write_photos(tmp_path / "others", seed=1), 4, tmp_path / "s5").digest != digest
+    assert build(moved, 4, tmp_path / "s2", workers=3).digest == digest
+    assert build(photos, 2, tmp_path / "s3").digest != digest
+    assert build(photos[::-1], 4, tmp_path / "s4").digest != digest
+    assert build(write_photos(tmp_path / "others", seed=1), 4, tmp_path / "s5").digest != digest
 
 
 def test_an_unchanged_store_is_opened_without_decoding(
     photos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = build_store(photos, 4, tmp_path / "store")
+    first = build(photos, 4, tmp_path / "store")
     seen = decodings(monkeypatch)
-    again = build_store(photos, 4, tmp_path / "store")
+    again = build(photos, 4, tmp_path / "store")
     assert seen == []
     assert again.digest == first.digest
 
@@ -102,7 +106,7 @@ def test_a_store_that_no_longer_fits_is_replaced(
     photos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
     folder = tmp_path / "store"
-    build_store(photos, 4, folder)
+    build(photos, 4, folder)
     if change == "photo":
         write_photos(tmp_path / "photos", seed=1)
     if change == "damage":
@@ -113,7 +117,7 @@ def test_a_store_that_no_longer_fits_is_replaced(
     wanted = photos[:2] if change == "selection" else photos
     scale, min_size = (2 if change == "scale" else 4), (8 if change == "min_size" else 1)
     seen = decodings(monkeypatch)
-    replaced = build_store(wanted, scale, folder, min_size=min_size)
+    replaced = build(wanted, scale, folder, min_size=min_size)
     assert seen == wanted
     np.testing.assert_array_equal(replaced.hr(0)[:24, :36], np.asarray(Image.open(photos[0]))[:24, :36])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["photos", "store"]
@@ -121,21 +125,21 @@ def test_a_store_that_no_longer_fits_is_replaced(
 
 def test_a_folder_with_other_files_is_never_touched(photos: list[Path], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="something other than an image store"):
-        build_store(photos, 4, tmp_path / "photos")
+        build(photos, 4, tmp_path / "photos")
     assert sorted((tmp_path / "photos").iterdir()) == photos
 
 
 def test_a_bad_photograph_stops_the_build_and_leaves_nothing_behind(photos: list[Path], tmp_path: Path) -> None:
     photos[1].write_bytes(b"no image")
     with pytest.raises(ImageError, match=r"1\.png: not a readable image"):
-        build_store(photos, 4, tmp_path / "store", workers=2)
+        build(photos, 4, tmp_path / "store", workers=2)
     assert [path.name for path in tmp_path.iterdir()] == ["photos"]
 
 
 def test_with_skip_bad_photographs_are_left_out_and_listed(photos: list[Path], tmp_path: Path) -> None:
     photos[1].write_bytes(b"no image")
     gone = tmp_path / "photos" / "gone.png"
-    built = build_store([*photos, gone], 4, tmp_path / "store", on_bad="skip", min_size=28)
+    built = build([*photos, gone], 4, tmp_path / "store", on_bad="skip", min_size=28)
     assert built.names == ["0.png"]
     assert [name for name, _ in built.skipped] == ["1.png", "2.png", "gone.png"]
     reasons = [reason for _, reason in built.skipped]
@@ -149,25 +153,25 @@ def test_a_store_with_skipped_photographs_is_not_reused_where_they_are_errors(
     photos: list[Path], tmp_path: Path
 ) -> None:
     photos[1].write_bytes(b"no image")
-    build_store(photos, 4, tmp_path / "store", on_bad="skip")
+    build(photos, 4, tmp_path / "store", on_bad="skip")
     with pytest.raises(ImageError, match=r"1\.png"):
-        build_store(photos, 4, tmp_path / "store")
+        build(photos, 4, tmp_path / "store")
 
 
 def test_a_small_photograph_is_an_error_that_names_it(photos: list[Path], tmp_path: Path) -> None:
     with pytest.raises(ImageError, match=r"1\.png: 24x36 pixels .* fewer than 25"):
-        build_store(photos, 4, tmp_path / "store", min_size=25)
+        build(photos, 4, tmp_path / "store", min_size=25)
 
 
 def test_a_photograph_smaller_than_the_scale_is_bad(tmp_path: Path) -> None:
     photos = write_photos(tmp_path / "photos", sizes=[(3, 9)])
     with pytest.raises(ImageError, match="0x8 pixels"):
-        build_store(photos, 4, tmp_path / "store")
+        build(photos, 4, tmp_path / "store")
 
 
 def test_when_every_photograph_is_bad_skipping_is_an_error(photos: list[Path], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"none of the 3 photographs .*0\.png: 28x40 pixels"):
-        build_store(photos, 4, tmp_path / "store", on_bad="skip", min_size=100)
+        build(photos, 4, tmp_path / "store", on_bad="skip", min_size=100)
 
 
 @pytest.mark.parametrize(("count", "scale", "message"), [(0, 4, "no photographs given"), (3, 1, "scale .* got 1")])
@@ -175,7 +179,7 @@ def test_impossible_requests_are_refused(
     photos: list[Path], tmp_path: Path, count: int, scale: int, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        build_store(photos[:count], scale, tmp_path / "store")
+        build(photos[:count], scale, tmp_path / "store")
 
 
 def test_few_images_are_decoded_ahead_of_the_writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,7 +187,7 @@ def test_few_images_are_decoded_ahead_of_the_writer(tmp_path: Path, monkeypatch:
     photos[0].write_bytes(b"no image")
     seen = decodings(monkeypatch)
     with pytest.raises(ImageError):
-        build_store(photos, 4, tmp_path / "store", workers=2)
+        build(photos, 4, tmp_path / "store", workers=2)
     assert len(seen) <= 4
 
 
@@ -194,12 +198,12 @@ def test_when_another_process_was_faster_its_store_is_used(
 
     def overtaken(*arguments: Any) -> dict:
         monkeypatch.setattr(store, "_write_pixels", write_pixels)
-        build_store(photos, 4, tmp_path / "store")
+        build(photos, 4, tmp_path / "store")
         (tmp_path / "store" / "theirs").touch()
         return write_pixels(*arguments)
 
     monkeypatch.setattr(store, "_write_pixels", overtaken)
-    build_store(photos, 4, tmp_path / "store")
+    build(photos, 4, tmp_path / "store")
     assert (tmp_path / "store" / "theirs").exists()
 
 
@@ -210,8 +214,8 @@ def test_a_pickled_store_travels_as_its_path(built: ImageStore) -> None:
 
 
 def test_a_pickled_store_refuses_other_images_under_its_path(photos: list[Path], tmp_path: Path) -> None:
-    data = pickle.dumps(build_store(photos, 4, tmp_path / "store"))
-    build_store(photos[1:], 4, tmp_path / "store")
+    data = pickle.dumps(build(photos, 4, tmp_path / "store"))
+    build(photos[1:], 4, tmp_path / "store")
     with pytest.raises(ValueError, match="built anew with other images"):
         pickle.loads(data)
 
@@ -222,7 +226,7 @@ def test_a_folder_without_a_store_is_named(tmp_path: Path) -> None:
 
 
 def test_a_store_with_missing_pixels_is_refused(photos: list[Path], tmp_path: Path) -> None:
-    build_store(photos, 4, tmp_path / "store")
+    build(photos, 4, tmp_path / "store")
     (tmp_path / "store" / "hr.u8").write_bytes(b"short")
     with pytest.raises(ValueError, match=r"hr\.u8 has 5 bytes, expected 9696"):
         ImageStore.open(tmp_path / "store")
