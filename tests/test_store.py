@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -205,6 +208,83 @@ def test_when_another_process_was_faster_its_store_is_used(
     monkeypatch.setattr(store, "_write_pixels", overtaken)
     build(photos, 4, tmp_path / "store")
     assert (tmp_path / "store" / "theirs").exists()
+
+
+def with_lr(photos: list[Path], folder: Path, size: tuple[int, int] | None = None) -> list[Photo]:
+    """LR images of noise, as no shrinking makes them: (height, width) of HR / 4, or `size`."""
+    rng = np.random.default_rng(5)
+    folder.mkdir()
+    paired = []
+    for path in photos:
+        width, height = Image.open(path).size
+        lr = rng.integers(0, 256, (*(size or (height // 4, width // 4)), 3), np.uint8)
+        Image.fromarray(lr).save(folder / path.name)
+        paired.append(Photo(str(path), str(folder / path.name)))
+    return paired
+
+
+def test_lr_images_that_are_given_are_taken_as_they_are(photos: list[Path], tmp_path: Path) -> None:
+    paired = with_lr(photos, tmp_path / "lr")
+    built = build_store([paired[0], Photo(paired[1].hr_file), paired[2]], 4, tmp_path / "store")
+    for i in (0, 2):
+        np.testing.assert_array_equal(built.lr(i), np.asarray(Image.open(paired[i].lr_file)))
+    np.testing.assert_array_equal(built.lr(1), matlab_downscale(built.hr(1), 4))
+
+
+@pytest.mark.parametrize("change", ["none", "pixels", "left out"])
+def test_a_store_is_reused_as_long_as_its_lr_images_are_the_same(
+    photos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    paired = with_lr(photos, tmp_path / "lr")
+    build_store(paired, 4, tmp_path / "store")
+    if change == "pixels":
+        Image.fromarray(np.zeros((7, 10, 3), np.uint8)).save(paired[0].lr_file)
+    if change == "left out":
+        paired[0] = Photo(paired[0].hr_file)
+    seen = decodings(monkeypatch)
+    build_store(paired, 4, tmp_path / "store")
+    assert bool(seen) == (change != "none")
+
+
+@pytest.mark.parametrize(
+    ("size", "hint"), [((15, 20), "these sizes belong to x2"), ((7, 9), "one of the two was cut or replaced")]
+)
+def test_an_lr_image_of_another_size_is_refused_naming_both_files_sizes_and_what_was_expected(
+    photos: list[Path], tmp_path: Path, size: tuple[int, int], hint: str
+) -> None:
+    paired = with_lr(photos, tmp_path / "lr", size)
+    with pytest.raises(ImageError) as error:
+        build_store(paired, 4, tmp_path / "store")
+    for words in (paired[0].lr_file, f"{size[0]}x{size[1]}", paired[0].hr_file, "30x41", "expected 7x10 for x4", hint):
+        assert str(words) in str(error.value)
+
+
+def test_a_file_that_became_a_link_to_another_place_is_read_anew(
+    photos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others = write_photos(tmp_path / "others", seed=1)
+    (tmp_path / "linked").symlink_to(tmp_path / "photos")
+    files = [tmp_path / "linked" / path.name for path in photos]
+    build(files, 4, tmp_path / "store")
+    (tmp_path / "linked").unlink()
+    (tmp_path / "linked").symlink_to(tmp_path / "others")
+    seen = decodings(monkeypatch)
+    replaced = build(files, 4, tmp_path / "store")
+    assert seen == files
+    np.testing.assert_array_equal(replaced.hr(1), np.asarray(Image.open(others[1])))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA counts mapped files elsewhere")
+def test_a_store_larger_than_memory_is_built_and_read(tmp_path: Path) -> None:
+    (photo,) = write_photos(tmp_path, sizes=[(400, 600)])
+    script = Path(__file__).with_name("larger_than_memory.py")
+    result = subprocess.run(
+        [sys.executable, script, photo, "60", tmp_path / "store"], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    found = re.fullmatch(r"read all 60 of 43200000 bytes with 1 sum; memory for (\d+)\n", result.stdout)
+    assert found
+    assert int(found[1]) < 60
 
 
 def test_a_pickled_store_travels_as_its_path(built: ImageStore) -> None:

@@ -14,7 +14,7 @@ from mtkd_dist.data.resize import check_divisible, downscale_taps
 def bicubic_downscale(hr: Tensor, scale: int) -> Tensor:
     """Shrink images as :func:`~mtkd_dist.data.matlab_downscale` does, but for the rounding and the clipping.
 
-    About 58 dB from it on photographs. Sums are in float32 at least, whatever the dtype and autocast.
+    57 to 58 dB from it on photographs. Sums are in float32 at least, whatever the dtype and autocast.
 
     Args:
         hr: (B, 3, H, W) floating point in [0, 1]; H and W are multiples of ``scale``.
