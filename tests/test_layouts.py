@@ -251,6 +251,16 @@ def test_an_image_without_its_partner_is_named_with_the_place_of_the_partner(
         find_photos(tmp_path, 4)
 
 
+def test_two_hr_images_for_one_lr_image_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match=r"HR/a\.png: a second HR image for .*X4/ax4\.png"):
+        find_photos(touch(tmp_path, "HR/a.jpg", "HR/a.png", "X4/ax4.png"), 4)
+
+
+def test_other_folders_beside_a_folder_train_are_photographs_like_it(tmp_path: Path) -> None:
+    found = find_photos(touch(tmp_path, "HR/train/a.png", "HR/test/b.png", "HR/val/c.png"))
+    assert len(found.photos) == 3
+
+
 @pytest.mark.parametrize("name", ["DIV2K_train_HR_sub.lmdb", "photos"])
 def test_an_lmdb_is_refused_with_what_to_give_instead(tmp_path: Path, name: str) -> None:
     touch(tmp_path, f"{name}/data.mdb", f"{name}/meta_info.txt")

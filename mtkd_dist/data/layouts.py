@@ -186,16 +186,15 @@ def _data_set(folder: str, matches: list[_Match]) -> _Found:
         into = validation if match.part("valid") and not all(other.part("valid") for other in matches) else train
         title = match.layout.name.format_map(match.groups)
         hr_folder = os.path.join(folder, match.name)
-        subfolders = scan_folder(hr_folder)[0]
+        subfolders, own_files = scan_folder(hr_folder)
         files = image_files(hr_folder)
         lr_folders = _lr_folders(folder, match.layout.lr, match.groups, hr_folder, files)
-        if "train" in subfolders:  # LSDIR: HR/train, HR/val and X4/train, X4/val
+        is_split = "train" in subfolders and all(name == "train" or _VALIDATION.fullmatch(name) for name in subfolders)
+        if is_split and not any(map(is_image_name, own_files)):  # LSDIR: HR/train, HR/val and X4/train, X4/val
             for name in subfolders:
-                if name == "train" or _VALIDATION.fullmatch(name):
-                    into = train if name == "train" else validation
-                    into.append(_subfolder(title, hr_folder, lr_folders, name))
+                (train if name == "train" else validation).append(_subfolder(title, hr_folder, lr_folders, name))
             continue
-        listed = listed_files(hr_folder, files) if match.layout.meta_info else None
+        listed = listed_files(hr_folder, files) if match.layout.meta_info and into is train else None
         into.append(Part(title, hr_folder, files if listed is None else listed, lr_folders, listed is not None))
     return train, validation
 

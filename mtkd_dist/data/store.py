@@ -233,7 +233,7 @@ def _write_pixels(
         raise ValueError(
             f"none of the {len(photos)} photographs in {root} can be used, the first ones because: {reasons}"
         )
-    # Columns: of 85,000 images they are read three times as fast as rows.
+    # Columns: a dictionary for each image would take four times as long to read.
     heights, widths = zip(*lr_sizes, strict=True)
     return {
         "digest": digest.hexdigest(),
