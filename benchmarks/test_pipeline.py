@@ -20,7 +20,7 @@ import torch
 
 from benchmarks.results_table import Table
 from mtkd_dist.config.tree import LinkConfig, TrainingConfig
-from mtkd_dist.data import ImageStore, Plan, build_store, demo_photos
+from mtkd_dist.data import ImageStore, Photo, Plan, build_store, demo_photos
 from mtkd_dist.methods import MTKD, Method, Supervised
 from mtkd_dist.models import build_aggregator, build_network, save_aggregator, save_network
 from mtkd_dist.pools.placement import Layout, PoolSize
@@ -68,7 +68,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
         teachers.append(TeacherFile(path.stem, path, None))
     aggregator = build_aggregator(AGGREGATOR, len(teachers), SCALE)
     save_aggregator(folder / "aggregator.safetensors", aggregator, AGGREGATOR, SCALE, [t.name for t in teachers])
-    store = build_store(demo_photos().train, SCALE, folder / "images")
+    store = build_store([Photo(str(path)) for path in demo_photos().train], SCALE, folder / "images")
     return Bench(store, tuple(teachers), folder / "aggregator.safetensors")
 
 

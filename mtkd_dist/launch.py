@@ -25,8 +25,9 @@ from mtkd_dist.pools.placement import LayoutError
 from mtkd_dist.report.screen import capture_output
 from mtkd_dist.report.tables import summary
 from mtkd_dist.stages.check import check
+from mtkd_dist.stages.photos import prepare_images
 from mtkd_dist.stages.pipeline import run_stages
-from mtkd_dist.stages.run import Run, check_layouts, prepare_images, say
+from mtkd_dist.stages.run import Run, check_layouts, say
 from mtkd_dist.tracking.tracker import Tracker
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130

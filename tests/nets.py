@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from mtkd_dist.config.tree import TrainingConfig
-from mtkd_dist.data import ImageStore, Plan, build_store
+from mtkd_dist.data import ImageStore, Photo, Plan, build_store
 from mtkd_dist.methods import Aggregation, Method, Supervised
 from mtkd_dist.models import build_network, load_strict, save_network
 from mtkd_dist.pools.placement import PoolSize
@@ -40,7 +40,8 @@ def write_photos(folder: Path, count: int, side: int = 64) -> list[Path]:
 
 
 def make_store(folder: Path, count: int = 4, scale: int = 2, side: int = 64) -> ImageStore:
-    return build_store(write_photos(folder / "photos", count, side), scale, folder / "store")
+    photos = [Photo(str(path)) for path in write_photos(folder / "photos", count, side)]
+    return build_store(photos, scale, folder / "store")
 
 
 def make_teacher(folder: Path, name: str, scale: int = 2, seed: int = 0) -> TeacherFile:

@@ -50,6 +50,7 @@ def test_a_paper_preset_asks_for_data_and_passes_with_it(name: str, tmp_path: Pa
         (["--teachers", __file__], ["teachers", "test_check.py", "refused"]),
         (["--cluster.teacher_workers", "0"], ["cluster.teacher_workers", "0"]),
         (["--images.held_out", "1"], ["images.held_out", "1"]),
+        (["--images.held_out_names", "0801*", " "], ["images.held_out_names", "none of them empty"]),
     ],
 )
 def test_what_cannot_work_is_refused_naming_key_value_and_what_is_allowed(argv: list[str], words: list[str]) -> None:

@@ -126,3 +126,14 @@ def test_every_field_of_the_tree_has_a_help_text(capsys: pytest.CaptureFixture[s
     assert len(leaves) > 30
     for sentence in ("Optimizer steps.", "Enlargement.", "Type in which teacher signals travel."):
         assert sentence in help_text
+
+
+def test_patterns_of_names_come_whole_from_flags_and_from_the_file(tmp_path: Path) -> None:
+    assert load_config(["--images.held-out-names", "[0-9]*"]).images.held_out_names == ["[0-9]*"]
+    assert load_config(["--images.held-out-names", "0801*", "*_s00[12]*"]).images.held_out_names == [
+        "0801*",
+        "*_s00[12]*",
+    ]
+    file = tmp_path / "run.yaml"
+    file.write_text('images:\n  held_out_names: ["0801*", "*_s00[12]*"]\n')
+    assert load_config(["--config", str(file)]).images.held_out_names == ["0801*", "*_s00[12]*"]

@@ -108,7 +108,7 @@ def _join_lists(argv: Sequence[str]) -> list[str]:
             items: list[str] = []
             while words and not words[0].startswith("--"):
                 items.append(words.pop(0))
-            if len(items) == 1 and items[0].startswith("["):
+            if len(items) == 1 and items[0].startswith("[") and items[0].endswith("]"):
                 joined.append(items[0])
             else:
                 kind = get_args(keys_of(Config)[word[2:]])[0]

@@ -21,6 +21,8 @@ class ImagesConfig:
     """A photograph that cannot be used: stop and name it, or leave it out and count it."""
     held_out: float = 0.05
     """Share of the training photographs that is put aside to watch a training by, and scored when `test` is empty."""
+    held_out_names: list[str] = field(default_factory=list)
+    """Names or patterns (0801*, lake/*) of training photographs that are put aside instead of a share of them."""
     cache: str | None = None
     """Folder of the decoded images (raw uint8, memory-mapped); default: OUTPUT/images."""
 

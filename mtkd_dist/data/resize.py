@@ -28,15 +28,8 @@ def matlab_downscale(hr: Uint8Image, scale: int) -> Uint8Image:
         ValueError: for another dtype or number of dimensions, a scale below 1, or a size that is no multiple of it.
     """
     _check(hr, scale)
-    height, width = hr.shape[:2]
-    if height % scale or width % scale:
-        raise ValueError(
-            f"an HR image of {height}x{width} pixels cannot be shrunk by {scale}: "
-            f"crop it to {height // scale * scale}x{width // scale * scale} first"
-        )
-    # The centre of output pixel i lies at i*scale + (scale-1)/2 of the input; the kernel is stretched by the scale.
-    rows, columns = (_taps(n, np.arange(n // scale) * scale + (scale - 1) / 2, stretch=scale) for n in (height, width))
-    return _resize(hr, rows, columns)
+    check_divisible(hr.shape[0], hr.shape[1], scale)
+    return _resize(hr, *(downscale_taps(side, scale) for side in hr.shape[:2]))
 
 
 def bicubic_upscale(lr: Uint8Image, scale: int) -> Uint8Image:
@@ -57,6 +50,25 @@ def bicubic_upscale(lr: Uint8Image, scale: int) -> Uint8Image:
     return _resize(lr, rows, columns)
 
 
+def check_divisible(height: int, width: int, scale: int) -> None:
+    """Errors: ValueError for an HR size that is no multiple of the scale."""
+    if height % scale or width % scale:
+        raise ValueError(
+            f"an HR image of {height}x{width} pixels cannot be shrunk by {scale}: "
+            f"crop it to {height // scale * scale}x{width // scale * scale} first"
+        )
+
+
+def downscale_taps(size: int, scale: int) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    """Which input pixels make each output pixel along one axis of ``size`` pixels, and with which weight.
+
+    Returns:
+        Indices and weights, both (size/scale, taps); the weights of an output add up to 1.
+    """
+    # The centre of output pixel i lies at i*scale + (scale-1)/2 of the input; the kernel is stretched by the scale.
+    return _taps(size, np.arange(size // scale) * scale + (scale - 1) / 2, stretch=scale)
+
+
 def _check(image: NDArray[Any], scale: int) -> None:
     if image.dtype != np.uint8 or image.ndim != 3 or 0 in image.shape:
         raise ValueError(f"expected a non-empty uint8 image (H, W, C), got {image.dtype} {image.shape}")
@@ -72,7 +84,7 @@ def _keys(x: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.where(x <= 1, near, np.where(x <= 2, far, 0.0))
 
 
-def _taps(size: int, centres: NDArray[np.float64], stretch: int) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+def _taps(size: int, centres: NDArray[Any], stretch: int) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
     """Which input pixels make each output pixel along one axis of ``size`` pixels, and with which weight.
 
     Returns:

@@ -21,15 +21,15 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from mtkd_dist.data.images import ImageError, read_image
+from mtkd_dist.data.images import ImageError
+from mtkd_dist.data.pairs import Photo, read_pair
 from mtkd_dist.data.plan import Sample
-from mtkd_dist.data.resize import matlab_downscale
 
 Uint8Image = NDArray[np.uint8]
 _Pair = tuple[Uint8Image, Uint8Image]  # HR, LR
 
 # Part of every index: raise it when the layout, the decoding or the shrinking changes, and old stores are built again.
-_FORMAT = "mtkd-store/1"
+_FORMAT = "mtkd-store/2"
 _INDEX = "index.json"
 
 
@@ -45,9 +45,9 @@ class ImageStore:
         self.scale: int = index["scale"]
         self.digest: str = index["digest"]
         """SHA-256 of the scale, the shapes and the pixels: equal wherever these pictures are stored in this order."""
-        self.names: list[str] = [image["name"] for image in index["images"]]
+        self.names: list[str] = index["names"]
         """Path of each photograph below the folder that all of them share, with slashes."""
-        self.lr_sizes: list[tuple[int, int]] = [(image["lr_height"], image["lr_width"]) for image in index["images"]]
+        self.lr_sizes: list[tuple[int, int]] = list(zip(index["lr_heights"], index["lr_widths"], strict=True))
         """(height, width) of each LR image; the HR image is ``scale`` times as high and wide."""
         self.skipped: list[tuple[str, str]] = [(name, reason) for name, reason in index["skipped"]]
         """Photographs that were left out, and why."""
@@ -132,7 +132,7 @@ class ImageStore:
 
 
 def build_store(
-    photos: Sequence[Path],
+    photos: Sequence[Photo],
     scale: int,
     folder: str | Path,
     *,
@@ -140,14 +140,16 @@ def build_store(
     min_size: int = 1,
     workers: int = 1,
 ) -> ImageStore:
-    """Decode photographs, shrink them with :func:`~mtkd_dist.data.matlab_downscale`, and keep both sizes in a folder.
+    """Decode photographs and keep them in a folder, in HR and in LR.
 
-    HR images are cropped (top left) to a multiple of ``scale``. A store in ``folder`` that was made from the same files
-    (by path, size and time of change) with the same settings is opened as it is; another store there is replaced. The
-    new one appears whole or not at all; a process that is killed leaves a hidden folder ``.NAME-*`` beside it behind.
+    HR images are cropped (top left) to a multiple of ``scale``. LR images are taken from their files as they are, where
+    there are some, and made with :func:`~mtkd_dist.data.matlab_downscale` where there are none. A store in ``folder``
+    that was made from the same files (by path, size and time of change) with the same settings is opened as it is;
+    another store there is replaced. The new one appears whole or not at all; a process that is killed leaves a hidden
+    folder ``.NAME-*`` beside it behind.
 
     Args:
-        photos: image files, in the order that the store keeps.
+        photos: see :func:`mtkd_dist.data.find_photos`; the store keeps their order.
         scale: whole factor between HR and LR, at least 2.
         folder: where the store goes; new, empty, or a store.
         on_bad: what an unusable photograph does: "error" stops, "skip" lists it in :attr:`ImageStore.skipped`.
@@ -155,11 +157,11 @@ def build_store(
         workers: threads that decode and shrink; at most twice as many images are in memory at a time.
 
     Raises:
-        ImageError: for an unusable photograph, with ``on_bad="error"``.
+        ImageError: for an unusable photograph, with ``on_bad="error"``; one whose LR image has not exactly the size of
+            the cropped HR image / ``scale`` is unusable.
         ValueError: if no photograph is given or usable, ``scale`` is below 2, or ``folder`` holds something else.
     """
     folder = Path(folder)
-    photos = [Path(os.path.abspath(photo)) for photo in photos]
     if not photos:
         raise ValueError("no photographs given: a store needs at least one")
     if scale < 2:
@@ -197,11 +199,13 @@ def build_store(
 
 
 def _write_pixels(
-    folder: Path, photos: list[Path], scale: int, on_bad: str, min_size: int, workers: int
+    folder: Path, photos: Sequence[Photo], scale: int, on_bad: str, min_size: int, workers: int
 ) -> dict[str, Any]:
     """Write hr.u8 and lr.u8; return the part of the index that describes them."""
-    root = os.path.commonpath([photo.parent for photo in photos])
-    images: list[dict[str, Any]] = []
+    photos = [Photo(os.path.abspath(hr), lr) for hr, lr in photos]
+    root = os.path.commonpath([os.path.dirname(photo.hr_file) for photo in photos])
+    names: list[str] = []
+    lr_sizes: list[tuple[int, int]] = []
     skipped: list[tuple[str, str]] = []
     digest = hashlib.sha256(f"scale {scale}".encode())
     with (
@@ -209,10 +213,8 @@ def _write_pixels(
         (folder / "lr.u8").open("wb") as lr_file,
         ThreadPoolExecutor(workers) as pool,
     ):
-        for photo, pair in _in_order(
-            lambda photo: pool.submit(_read_pair, photo, scale, min_size), photos, 2 * workers
-        ):
-            name = photo.relative_to(root).as_posix()
+        for photo, pair in _in_order(lambda photo: pool.submit(read_pair, photo, scale, min_size), photos, 2 * workers):
+            name = photo.hr.relative_to(root).as_posix()
             try:
                 hr, lr = pair.result()
             except ImageError as error:
@@ -220,39 +222,33 @@ def _write_pixels(
                     raise
                 skipped.append((name, error.found))
                 continue
-            images.append({"name": name, "lr_height": lr.shape[0], "lr_width": lr.shape[1]})
+            names.append(name)
+            lr_sizes.append((lr.shape[0], lr.shape[1]))
             digest.update(f"\nimage {hr.shape}".encode())
             for file, pixels in ((hr_file, hr.reshape(-1).data), (lr_file, lr.reshape(-1).data)):
                 digest.update(pixels)
                 file.write(pixels)
-    if not images:
+    if not names:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in skipped[:3])
         raise ValueError(
             f"none of the {len(photos)} photographs in {root} can be used, the first ones because: {reasons}"
         )
-    return {"digest": digest.hexdigest(), "images": images, "skipped": skipped}
-
-
-def _read_pair(photo: Path, scale: int, min_size: int) -> _Pair:
-    """HR, cropped to a multiple of the scale, and LR of one photograph."""
-    hr = read_image(photo)
-    height, width = (side // scale * scale for side in hr.shape[:2])
-    least = max(min_size, scale)
-    if min(height, width) < least:
-        raise ImageError(
-            photo,
-            f"{height}x{width} pixels after the crop to a multiple of {scale}, fewer than {least} on a side",
-            "take it out, or take a smaller patch",
-        )
-    hr = np.ascontiguousarray(hr[:height, :width])
-    return hr, matlab_downscale(hr, scale)
+    # Columns: a dictionary for each image would take four times as long to read.
+    heights, widths = zip(*lr_sizes, strict=True)
+    return {
+        "digest": digest.hexdigest(),
+        "names": names,
+        "lr_heights": heights,
+        "lr_widths": widths,
+        "skipped": skipped,
+    }
 
 
 def _in_order(
-    submit: Callable[[Path], Future[_Pair]], photos: list[Path], limit: int
-) -> Iterator[tuple[Path, Future[_Pair]]]:
+    submit: Callable[[Photo], Future[_Pair]], photos: list[Photo], limit: int
+) -> Iterator[tuple[Photo, Future[_Pair]]]:
     """Photos and their work in the given order, with at most ``limit`` submitted and not yet taken."""
-    ahead: deque[tuple[Path, Future[_Pair]]] = deque()
+    ahead: deque[tuple[Photo, Future[_Pair]]] = deque()
     for photo in photos:
         ahead.append((photo, submit(photo)))
         if len(ahead) == limit:
@@ -260,11 +256,24 @@ def _in_order(
     yield from ahead
 
 
-def _fingerprint(photos: list[Path]) -> str:
-    """SHA-256 of what tells a file from another without reading it: resolved path, size, time of change."""
-    states = [photo.stat() if photo.is_file() else None for photo in photos]
-    facts = [(os.path.realpath(p), s and s.st_size, s and s.st_mtime_ns) for p, s in zip(photos, states, strict=True)]
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+def _fingerprint(photos: Sequence[Photo]) -> str:
+    """SHA-256 of what tells a file from another without reading it: resolved folder, name, size, time of change."""
+    real: dict[str, str] = {}  # of a folder: to resolve every file by itself takes ten times as long
+    facts = []
+    for file in itertools.chain.from_iterable(photos):
+        if file is None:
+            facts.append("")
+            continue
+        folder, _, name = file.rpartition(os.sep)
+        if folder not in real:
+            real[folder] = os.path.realpath(folder)
+        try:
+            state = os.stat(file)
+        except OSError:
+            facts.append(f"{real[folder]}\0{name}")
+        else:
+            facts.append(f"{real[folder]}\0{name}\0{state.st_size}\0{state.st_mtime_ns}")
+    return hashlib.sha256("\n".join(facts).encode(errors="surrogateescape")).hexdigest()
 
 
 def crop(image: Uint8Image, sample: Sample, patch: int, scale: int) -> Uint8Image:

@@ -59,6 +59,10 @@ def _check_folders(config: Config) -> None:
     for name in names:
         _require(names.count(name) == 1, "test", config.test, f"different names; {name!r} occurs twice (NAME=FOLDER)")
     _require(0 <= config.images.held_out < 1, "images.held_out", config.images.held_out, "a share from 0 to below 1")
+    names = config.images.held_out_names
+    _require(
+        all(name.strip() for name in names), "images.held_out_names", names, "names or patterns, none of them empty"
+    )
 
 
 def _check_folder(key: str, entry: str) -> None:
