@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mtkd_dist.config.tree import TrainingConfig
-from mtkd_dist.data import ImageStore, Plan, bicubic_upscale, build_store, list_images
+from mtkd_dist.data import ImageStore, Plan, bicubic_upscale, build_store, find_photos
 from mtkd_dist.data.store import crop
 from mtkd_dist.methods import MTKD, Aggregation, Batch, Method, Supervised
 from mtkd_dist.metrics import score, to_uint8
@@ -166,10 +166,10 @@ class RenderedSource:
 
 
 def open_bench(shared: Path, folder: Path) -> Bench:
-    """Photographs of BSDS500 and T91 to learn from, Set5 and Kodak24 to score on; decoded once."""
-    train = build_store(list_images(shared / "data/train/BSDS500"), SCALE, folder / "images/train", workers=2)
+    """Photographs of BSDS500 to learn from, Set5 and Kodak24 to score on; decoded once."""
+    train = build_store(find_photos(shared / "data/train/BSDS500/train", SCALE).photos, SCALE, folder / "images/train", workers=2)
     tests = {
-        name: build_store(list_images(shared / "data/test" / where), SCALE, folder / f"images/{name}", workers=2)
+        name: build_store(find_photos(shared / "data/test" / where, SCALE).photos, SCALE, folder / f"images/{name}", workers=2)
         for name, where in zip(TEST_SETS, ("Set5/HR", "Kodak24"), strict=True)
     }
     teachers = {name: shared / "weights" / file for name, file in TEACHERS.items()}

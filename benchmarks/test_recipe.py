@@ -52,7 +52,7 @@ def test_recipe() -> None:
         f"Student `{sizes.student}`, both ways: {sizes.distil.steps:,} steps of {sizes.distil.batch_size} patches of "
         f"{sizes.distil.patch}² LR pixels, learning rate {sizes.distil.learning_rate:g}; same weights to begin with, "
         "same samples.",
-        f"{len(bench.train)} training photographs (BSDS500 train and test, JPEG). Teachers' images are rendered once; "
+        f"{len(bench.train)} training photographs (BSDS500 train, JPEG). Teachers' images are rendered once; "
         "stage 2 reads the aggregate of the aggregator of its seed.",
     ]
     # What it finds is reported whatever it says; this only guards the harness.
