@@ -167,11 +167,12 @@ class RenderedSource:
 
 def open_bench(shared: Path, folder: Path) -> Bench:
     """Photographs of BSDS500 to learn from, Set5 and Kodak24 to score on; decoded once."""
-    train = build_store(find_photos(shared / "data/train/BSDS500/train", SCALE).photos, SCALE, folder / "images/train", workers=2)
-    tests = {
-        name: build_store(find_photos(shared / "data/test" / where, SCALE).photos, SCALE, folder / f"images/{name}", workers=2)
-        for name, where in zip(TEST_SETS, ("Set5/HR", "Kodak24"), strict=True)
-    }
+
+    def decoded(source: str, name: str) -> ImageStore:
+        return build_store(find_photos(shared / source, SCALE).photos, SCALE, folder / "images" / name, workers=2)
+
+    train = decoded("data/train/BSDS500/train", "train")
+    tests = {name: decoded(f"data/test/{name}", name) for name in TEST_SETS}
     teachers = {name: shared / "weights" / file for name, file in TEACHERS.items()}
     return Bench(folder, train, tests, teachers, GPU if torch.cuda.is_available() else CPU)
 
