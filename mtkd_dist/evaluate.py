@@ -23,6 +23,7 @@ from mtkd_dist.config.tree import ClusterConfig
 from mtkd_dist.pools.cluster import ClusterError, cluster
 from mtkd_dist.pools.errors import root_cause
 from mtkd_dist.pools.evaluate import (
+    ENSEMBLE_MARK,
     PERCEPTUAL,
     EvaluateJob,
     Extra,
@@ -159,10 +160,8 @@ def _evaluate(flags: argparse.Namespace, console: Console) -> None:
         for photo in _scores(work):
             scored.append(photo)
             advance()
-    about = about_models(candidates)
-    rows = mean_rows(scored, about)
-    names = {candidate.model.name for candidate in candidates}
-    tables = split_tables(rows, ensembles=about.keys() - names)
+    rows = mean_rows(scored, about_models(candidates))
+    tables = split_tables(rows, ensembles={candidate.model.name + ENSEMBLE_MARK for candidate in candidates})
     for table in tables:
         console.print(scores_table(table.rows, table.metrics, table.caption))
     _write(outputs, scored, rows, tables)

@@ -123,10 +123,10 @@ def score_photos(
     """
     gpus = resources.gpus if num_gpus is None else min(num_gpus, resources.gpus)
     count = worker_count(len(photos), gpus or resources.cpus, workers)
-    # More workers than devices share them; asking for more than there is would wait for ever.
-    actor = ray.remote(EvaluateWorker).options(
-        num_cpus=0 if gpus else min(1.0, resources.cpus / count), num_gpus=1 / -(-count // gpus) if gpus else 0
-    )
+    # More workers than devices share them; one that asks for more than is left would never start.
+    share_of_cpu = 0 if gpus else min(1.0, _share(resources.cpus, count))
+    share_of_gpu = _share(1, -(-count // gpus)) if gpus else 0
+    actor = ray.remote(EvaluateWorker).options(num_cpus=share_of_cpu, num_gpus=share_of_gpu)
     started = [actor.remote(jobs, gpus > 0) for _ in range(count)]
     try:
         yield from ray.util.ActorPool(started).map(lambda worker, photo: worker.score.remote(photo), list(photos))
@@ -146,6 +146,11 @@ def score_photos_here(jobs: Sequence[EvaluateJob], photos: Sequence[Photo]) -> I
 def worker_count(photos: int, devices: int, asked: int | None) -> int:
     """One worker a device, or as many as asked for; never more than photographs."""
     return max(1, min(asked or devices, photos))
+
+
+def _share(devices: int, workers: int) -> float:
+    """Of one worker, rounded down to the ten-thousandths that Ray counts in, so that all fit."""
+    return devices * 10_000 // workers / 10_000
 
 
 def load_metrics(extra: Collection[Extra], device: torch.device) -> dict[str, PerceptualMetric]:
