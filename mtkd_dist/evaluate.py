@@ -9,8 +9,8 @@ import os
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -20,7 +20,7 @@ from rich.console import Console
 
 from mtkd_dist.config.load import ConfigError
 from mtkd_dist.config.tree import ClusterConfig
-from mtkd_dist.pools.cluster import ClusterError, cluster
+from mtkd_dist.pools.cluster import ClusterError, cluster, sigterm_as_interrupt
 from mtkd_dist.pools.errors import root_cause
 from mtkd_dist.pools.evaluate import (
     ENSEMBLE_MARK,
@@ -155,9 +155,10 @@ def _evaluate(flags: argparse.Namespace, console: Console) -> None:
     console.print(
         f"{counted}  at {', '.join(f'x{scale}' for scale in scales)}, workers {work.workers}", highlight=False
     )
-    with counter(console, "photographs", len(photos)) as advance:
-        scored: list[Scored] = []
-        for photo in _scores(work):
+    scored: list[Scored] = []
+    # Closed here: Ray must end while what it prints still goes to the log, also after Ctrl-C.
+    with closing(_scores(work)) as scores, counter(console, "photographs", len(photos)) as advance:
+        for photo in scores:
             scored.append(photo)
             advance()
     rows = mean_rows(scored, about_models(candidates))
@@ -169,12 +170,13 @@ def _evaluate(flags: argparse.Namespace, console: Console) -> None:
         console.print(f"{name}  {path}", soft_wrap=True, markup=False, highlight=False)
 
 
-def _scores(work: Work) -> Iterator[Scored]:
+def _scores(work: Work) -> Generator[Scored, None, None]:
     """In the order of the photographs. One worker is this process: Ray would take seconds to start for nothing."""
     if work.workers == 1:
-        yield from score_photos_here(work.jobs, work.photos)
+        with sigterm_as_interrupt():
+            yield from score_photos_here(work.jobs, work.photos)
         return
-    with cluster(ClusterConfig()) as resources:
+    with cluster(ClusterConfig()) as resources, sigterm_as_interrupt():
         yield from score_photos(work.jobs, work.photos, resources, workers=work.workers)
 
 
