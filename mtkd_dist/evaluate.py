@@ -9,6 +9,7 @@ import os
 import sys
 import tempfile
 import traceback
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -38,7 +39,14 @@ from mtkd_dist.report.screen import capture_output
 from mtkd_dist.report.tables import ScoreTable, markdown_table, scores_table, split_tables
 from mtkd_dist.stages.manifest import write_json, write_text
 from mtkd_dist.stages.models_to_score import about_models, jobs_of, read_models
-from mtkd_dist.stages.photos_to_score import PhotoFile, choose_scales, find_sets, photos_of
+from mtkd_dist.stages.photos_to_score import (
+    PhotoFile,
+    find_photos,
+    named_folders,
+    photos_of,
+    scale_of_data,
+    scales_of_models,
+)
 from mtkd_dist.stages.scores import Row, digits_of, mean_rows
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
@@ -139,11 +147,13 @@ def _parser() -> argparse.ArgumentParser:
 def _evaluate(flags: argparse.Namespace, console: Console) -> None:
     outputs = {name: path for name in OUTPUTS if (path := getattr(flags, name)) is not None}
     _check_outputs(outputs)
-    sets = find_sets(flags.data)
+    folders = named_folders(flags.data)
     candidates = read_models(flags.models)
-    scales = choose_scales({candidate.file: candidate.scale for candidate in candidates}, flags.scale, sets)
+    scales = scales_of_models({candidate.file: candidate.scale for candidate in candidates}, flags.scale) or [
+        scale_of_data({name: find_photos(folder).scales for name, folder in folders.items()})
+    ]
     extra = tuple(name for name in EXTRAS if getattr(flags, name))
-    photos = photos_of(sets, scales, extra)
+    photos = photos_of(folders, scales, extra)
     # Here only to be sure of them: a worker loads its own, and a download that fails is told before the long work.
     load_metrics(extra, torch.device("cpu"))
     work = Work(
@@ -151,10 +161,10 @@ def _evaluate(flags: argparse.Namespace, console: Console) -> None:
         photos,
         worker_count(len(photos), torch.cuda.device_count() or _cores(), flags.workers),
     )
-    counted = "  ".join(f"{name} {len(found.hr)}" for name, found in sets.items())
-    console.print(
-        f"{counted}  at {', '.join(f'x{scale}' for scale in scales)}, workers {work.workers}", highlight=False
-    )
+    each = ", ".join(f"{count // len(scales)} of {name}" for name, count in Counter(p.set for p in photos).items())
+    at = ", ".join(f"x{scale}" for scale in scales)
+    workers = f"{work.workers} worker{'s' if work.workers > 1 else ''}"
+    console.print(f"photographs  {each}, at {at}, {workers}", soft_wrap=True, markup=False, highlight=False)
     scored: list[Scored] = []
     # Closed here: Ray must end while what it prints still goes to the log, also after Ctrl-C.
     with closing(_scores(work)) as scores, counter(console, "photographs", len(photos)) as advance:
