@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 
-from mtkd_dist import __version__, launch
+from mtkd_dist import __version__, evaluate, launch
 from mtkd_dist.config.load import nearest
 
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "launch": (launch.main, "train teachers, aggregate, distil, evaluate"),
+    "evaluate": (evaluate.main, "score models on sets of photographs"),
 }
 
 

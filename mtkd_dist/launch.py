@@ -8,9 +8,7 @@ import fcntl
 import functools
 import logging
 import os
-import signal
 import sys
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,7 +17,7 @@ from rich.console import Console
 
 from mtkd_dist.config.load import ConfigError, dump_config, load_config
 from mtkd_dist.config.tree import Config
-from mtkd_dist.pools.cluster import ClusterError, cluster
+from mtkd_dist.pools.cluster import ClusterError, cluster, sigterm_as_interrupt
 from mtkd_dist.pools.errors import TrainingFailed, root_cause
 from mtkd_dist.pools.placement import LayoutError
 from mtkd_dist.report.screen import capture_output
@@ -71,23 +69,6 @@ def _main(argv: Sequence[str]) -> int:
 
 
 @contextlib.contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
-    """Schedulers end a job with SIGTERM: like Ctrl-C, so that tracking is told and Ray's processes are ended.
-
-    To be entered once Ray is up: joining a cluster installs a handler of Ray's own, which aborts the process.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        # None stands for a handler that Python did not install, and cannot put back.
-        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
-
-
-@contextlib.contextmanager
 def _alone_in(output: Path) -> Iterator[None]:
     """Two launches into one folder would mix their checkpoints. Errors: ValueError."""
     with (output / ".lock").open("w") as lock:
@@ -107,7 +88,7 @@ def _launch(config: Config, output: Path, console: Console) -> None:
     tracker.start(dataclasses.asdict(config))
     status = "FAILED"
     try:
-        with cluster(config.cluster) as resources, _sigterm_as_interrupt():
+        with cluster(config.cluster) as resources, sigterm_as_interrupt():
             tell(f"cluster  {resources.cpus} CPUs, {resources.gpus} GPUs, {resources.nodes} node(s)")
             # A split that cannot work is refused now, not after images are decoded and teachers trained.
             check_layouts(config, resources)

@@ -15,6 +15,7 @@ import yaml
 
 from mtkd_dist import launch
 from mtkd_dist.models import load_network, read_metadata
+from mtkd_dist.pools.cluster import sigterm_as_interrupt
 from tests.nets import TINY, TINY_AGGREGATOR, train_teacher, write_photos
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -166,7 +167,7 @@ def test_the_command_of_the_readme_in_a_process_of_its_own(launched: Launched, t
 
 def test_sigterm_is_an_interrupt_although_ray_has_a_handler_of_its_own() -> None:
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(KeyboardInterrupt), launch._sigterm_as_interrupt():
+    with pytest.raises(KeyboardInterrupt), sigterm_as_interrupt():
         signal.raise_signal(signal.SIGTERM)
     assert signal.getsignal(signal.SIGTERM) == before
 

@@ -11,8 +11,9 @@ import pytest
 import torch
 from PIL import Image
 from scipy.signal import convolve2d
+from skimage.metrics import structural_similarity
 
-from mtkd_dist.metrics import Scores, modcrop, psnr_y, rgb_to_y, score, ssim_y, to_uint8
+from mtkd_dist.metrics import Scores, modcrop, psnr_y, rgb_to_y, score, score_rgb, ssim_y, to_uint8
 
 
 def noise(height: int = 24, width: int = 20, seed: int = 0) -> np.ndarray:
@@ -84,6 +85,28 @@ def test_psnr_of_a_constant_error_is_its_formula() -> None:
 
 def test_identical_images_have_infinite_psnr_and_unit_ssim() -> None:
     assert score(noise(), noise(), scale=2) == (math.inf, 1.0)
+
+
+def test_psnr_rgb_counts_all_samples_of_all_channels() -> None:
+    sr, hr = grey(100), grey(100)
+    sr[..., 1] += 6
+    assert score_rgb(sr, hr, scale=2).psnr_rgb == pytest.approx(10 * math.log10(255**2 / (6**2 / 3)))
+
+
+def test_ssim_rgb_is_the_mean_of_the_channels_without_the_border() -> None:
+    sr, hr = noise(seed=0), noise(seed=1)
+    inside = np.s_[3:-3, 3:-3]
+    expected = structural_similarity(
+        sr[inside],
+        hr[inside],
+        channel_axis=-1,
+        gaussian_weights=True,
+        sigma=1.5,
+        use_sample_covariance=False,
+        data_range=255,
+    )
+    assert score_rgb(sr, hr, scale=3).ssim_rgb == pytest.approx(expected)
+    assert score_rgb(hr, hr, scale=3) == (math.inf, 1.0)
 
 
 def test_errors_inside_the_border_do_not_count() -> None:
@@ -158,7 +181,7 @@ def test_modcrop_refuses_what_it_cannot_crop(image: np.ndarray, scale: int, mess
         modcrop(image, scale)
 
 
-@pytest.mark.parametrize("metric", [psnr_y, ssim_y, score])
+@pytest.mark.parametrize("metric", [psnr_y, ssim_y, score, score_rgb])
 @pytest.mark.parametrize(
     ("sr", "hr", "border", "message"),
     [

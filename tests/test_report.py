@@ -15,10 +15,11 @@ from rich.console import Console
 
 from mtkd_dist.config.shares import PoolShares
 from mtkd_dist.report import progress as progress_module
+from mtkd_dist.report.counter import counter
 from mtkd_dist.report.grid import sample_grid
 from mtkd_dist.report.progress import Progress, duration, remaining_seconds
 from mtkd_dist.report.screen import capture_output
-from mtkd_dist.report.tables import markdown_table, parameters_text, scores_table, summary
+from mtkd_dist.report.tables import markdown_table, parameters_text, scores_table, split_tables, summary
 
 # capture_output
 
@@ -170,6 +171,28 @@ def test_duration(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
 
+# Counter
+
+
+@pytest.mark.parametrize(("total", "lines"), [(3, [1, 2, 3]), (40, [*range(4, 41, 4)]), (1, [1])])
+def test_elsewhere_than_on_a_terminal_a_count_is_at_most_ten_lines(total: int, lines: list[int]) -> None:
+    out = io.StringIO()
+    with counter(Console(file=out), "photographs", total) as advance:
+        for _ in range(total):
+            advance()
+    assert out.getvalue().splitlines() == [f"photographs {done}/{total}" for done in lines]
+
+
+def test_on_a_terminal_a_count_is_a_bar_that_leaves_nothing_behind() -> None:
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=True, width=100, color_system=None, _environ={"TERM": "xterm"})
+    with counter(console, "photographs", 4) as advance:
+        for _ in range(4):
+            advance()
+    assert "4/4" in out.getvalue()
+    assert out.getvalue().endswith("\x1b[1A\x1b[2K")  # one line up, and it is wiped
+
+
 # Tables
 
 
@@ -225,6 +248,28 @@ def test_terminal_table_has_the_same_lines_and_bold() -> None:
     assert [(alpha.plain[span.start : span.end], span.style) for span in alpha.spans if span.style] == [
         ("32.70", "bold")
     ]
+
+
+def test_of_a_distance_the_lowest_is_bold() -> None:
+    rows = [row | {"lpips": lpips} for row, lpips in zip(ROWS[2:4], (0.2, 0.1), strict=True)]
+    assert markdown_table(rows, ["lpips"]).splitlines()[2:] == [
+        "| zeta | teacher | 15.6M | **0.1000** |",
+        "| avg | mean | – | 0.2000 |",
+    ]
+
+
+def test_a_self_ensemble_is_never_in_a_table_with_plain_rows() -> None:
+    rows = [row | {"psnr_rgb": 30.0, "ssim_rgb": 0.8, "dists": 0.1} for row in (ROWS[3], ROWS[3] | {"model": "zeta+"})]
+    tables = split_tables(rows, ensembles={"zeta+"})
+    assert [([row["model"] for row in table.rows], table.metrics) for table in tables] == [
+        ([model], metrics)
+        for model in ("zeta", "zeta+")
+        for metrics in (("psnr_y", "ssim_y"), ("psnr_rgb", "ssim_rgb"), ("dists",))
+    ]
+    assert tables[0].caption == "PSNR-Y [dB] / SSIM-Y, best in bold"
+    assert tables[5].caption == (
+        "DISTS, best in bold (lower is better); self-ensemble: mean over 8 flips and rotations"
+    )
 
 
 def test_narrow_terminal_keeps_every_model_name() -> None:

@@ -1,5 +1,35 @@
-"""How good a super-resolved image is: PSNR and SSIM as the papers of the field report them."""
+"""How good a super-resolved image is: PSNR and SSIM as the papers report them, LPIPS and DISTS through `piq`."""
 
-from mtkd_dist.metrics.psnr_ssim import Scores, modcrop, psnr_y, rgb_to_y, score, ssim_y, to_uint8
+from mtkd_dist.metrics.perceptual import VGG_WINDOW, PerceptualError, PerceptualMetric, PerceptualName, load_perceptual
+from mtkd_dist.metrics.psnr_ssim import (
+    SSIM_WINDOW,
+    RGBScores,
+    Scores,
+    modcrop,
+    psnr_y,
+    rgb_to_y,
+    score,
+    score_rgb,
+    shave,
+    ssim_y,
+    to_uint8,
+)
 
-__all__ = ["Scores", "modcrop", "psnr_y", "rgb_to_y", "score", "ssim_y", "to_uint8"]
+__all__ = [
+    "SSIM_WINDOW",
+    "VGG_WINDOW",
+    "PerceptualError",
+    "PerceptualMetric",
+    "PerceptualName",
+    "RGBScores",
+    "Scores",
+    "load_perceptual",
+    "modcrop",
+    "psnr_y",
+    "rgb_to_y",
+    "score",
+    "score_rgb",
+    "shave",
+    "ssim_y",
+    "to_uint8",
+]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
+import threading
 from collections.abc import Iterator
 
 import ray
@@ -33,6 +35,23 @@ def cluster(config: ClusterConfig) -> Iterator[Resources]:
         yield resources()
     finally:
         ray.shutdown()
+
+
+@contextlib.contextmanager
+def sigterm_as_interrupt() -> Iterator[None]:
+    """Schedulers end a job with SIGTERM: like Ctrl-C, so that tracking is told and Ray's processes are ended.
+
+    To be entered once Ray is up: joining a cluster installs a handler of Ray's own, which aborts the process.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        # None stands for a handler that Python did not install, and cannot put back.
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 def resources() -> Resources:

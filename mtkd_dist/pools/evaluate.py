@@ -1,114 +1,244 @@
-"""Scoring of photographs, one at a time with every model of a run, over as many workers as there are devices."""
+"""Scoring of photographs, one at a time with every model, in this process or over a pool of workers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 import ray
 import ray.util
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from ray.exceptions import RayTaskError
+from torch import Tensor, nn
 
 from mtkd_dist.data import ImageStore, bicubic_upscale
-from mtkd_dist.metrics import score, to_uint8
-from mtkd_dist.models import load_network
+from mtkd_dist.metrics import PerceptualMetric, PerceptualName, load_perceptual, score, score_rgb, to_uint8
+from mtkd_dist.models import load_aggregator, load_network
+from mtkd_dist.models.ensemble import self_ensemble
+from mtkd_dist.models.spandrel_adapter import allow_torchvision_import
 from mtkd_dist.models.tiling import enlarge
 from mtkd_dist.pools.device import pick_device, use_threads
 from mtkd_dist.pools.placement import Resources
-from mtkd_dist.pools.teacher_worker import TeacherFile, load_networks
+from mtkd_dist.pools.teacher_worker import TeacherFile
 
 BICUBIC, MEAN, AGGREGATE, STUDENT = "bicubic", "mean of teachers", "aggregate", "student"
+ENSEMBLE_MARK = "+"
+"""Ends the name of a model that was asked in all flips and rotations."""
+
+Uint8Image = NDArray[np.uint8]
+Extra = Literal["rgb", "lpips", "dists"]
+"""What may be measured beside PSNR-Y and SSIM-Y."""
+PERCEPTUAL: tuple[PerceptualName, ...] = ("lpips", "dists")
+
+
+@dataclass(frozen=True)
+class Merged:
+    """A model that makes one image of those of other models."""
+
+    name: str
+    teachers: tuple[TeacherFile, ...]
+    aggregator: Path | None
+    """The aggregator's file, or None for the mean of the teachers."""
+
+    def load(self, scale: int) -> nn.Module:
+        """The frozen aggregator. Errors: ValueError where it was trained for others than `teachers` or `scale`."""
+        assert self.aggregator is not None
+        return load_aggregator(self.aggregator, [teacher.name for teacher in self.teachers], scale)
 
 
 @dataclass(frozen=True)
 class EvaluateJob:
-    teachers: tuple[TeacherFile, ...]
-    aggregator: Path
-    student: Path
+    """All models of one scale; bicubic comes first without being named."""
+
     scale: int
+    models: tuple[TeacherFile | Merged, ...]
+    """With names of their own; a `Merged` comes after its teachers, which are among them."""
+    extra: tuple[Extra, ...] = ()
+    with_ensemble: bool = False
+    """Whether each model is also scored as the mean of its answers to all flips and rotations."""
     crop: int = 144
     """Side in HR pixels of the detail that goes into sample grids; a multiple of every scale."""
 
 
+class Photo(Protocol):
+    """A photograph to score at the scale of one job; it travels to a worker, which reads it."""
+
+    @property
+    def set(self) -> str: ...
+    @property
+    def scale(self) -> int: ...
+    @property
+    def with_details(self) -> bool:
+        """Whether it also brings the details for a sample grid."""
+        ...
+
+    def read(self) -> tuple[str, Uint8Image, Uint8Image]:
+        """Its name, LR (h,w,3) and HR (s*h,s*w,3)."""
+        ...
+
+
 @dataclass(frozen=True)
-class Photo:
+class StoredPhoto:
     """One photograph of an image store."""
 
     set: str
     images: Path
     index: int
+    scale: int
     with_details: bool
-    """Whether it also brings the details for a sample grid."""
+
+    def read(self) -> tuple[str, Uint8Image, Uint8Image]:
+        store = ImageStore.open(self.images)
+        return store.names[self.index], store.lr(self.index), store.hr(self.index)
+
+
+class Scored(NamedTuple):
+    """What the models made of one photograph."""
+
+    set: str
+    image: str
+    scale: int
+    scores: dict[str, dict[str, float]]
+    """Model -> metric -> value, bicubic first, then the models in the order of the job."""
+    details: dict[str, Uint8Image]
+    """Label -> (H,W,3) of LR, each model and HR around the photograph's centre; empty where none were asked for."""
 
 
 def score_photos(
-    job: EvaluateJob, photos: Sequence[Photo], resources: Resources, num_gpus: int | None
-) -> Iterator[dict[str, Any]]:
-    """What `EvaluateWorker.score` says of each photograph, in their order, as soon as it is there.
+    jobs: Sequence[EvaluateJob],
+    photos: Sequence[Photo],
+    resources: Resources,
+    num_gpus: int | None = None,
+    workers: int | None = None,
+) -> Iterator[Scored]:
+    """Scores of each photograph, in their order, as soon as they are there.
 
-    One worker a GPU (at most `num_gpus`), or one a CPU core where there is no GPU.
+    `workers` workers; None: one a GPU (at most `num_gpus`), or one a CPU core where there is no GPU. Each computes with
+    one thread, so that no digit of a score depends on their number. Errors: what a worker raised.
     """
     gpus = resources.gpus if num_gpus is None else min(num_gpus, resources.gpus)
-    count = max(1, min(gpus or resources.cpus, len(photos)))
-    actor = ray.remote(EvaluateWorker).options(num_cpus=0 if gpus else 1, num_gpus=1 if gpus else 0)
-    workers = [actor.remote(job, gpus > 0) for _ in range(count)]
+    count = worker_count(len(photos), gpus or resources.cpus, workers)
+    # More workers than devices share them; one that asks for more than is left would never start.
+    share_of_cpu = 0 if gpus else min(1.0, _share(resources.cpus, count))
+    share_of_gpu = _share(1, -(-count // gpus)) if gpus else 0
+    actor = ray.remote(EvaluateWorker).options(num_cpus=share_of_cpu, num_gpus=share_of_gpu)
+    started = [actor.remote(jobs, gpus > 0) for _ in range(count)]
     try:
-        yield from ray.util.ActorPool(workers).map(lambda worker, photo: worker.score.remote(photo), list(photos))
+        yield from ray.util.ActorPool(started).map(lambda worker, photo: worker.score.remote(photo), list(photos))
+    except RayTaskError as error:
+        raise error.cause from None
     finally:
-        for worker in workers:
+        for worker in started:
             ray.kill(worker)
 
 
+def score_photos_here(jobs: Sequence[EvaluateJob], photos: Sequence[Photo]) -> Iterator[Scored]:
+    """The same in this process, without Ray."""
+    worker = EvaluateWorker(jobs, reserved_gpu=True)
+    yield from map(worker.score, photos)
+
+
+def worker_count(photos: int, devices: int, asked: int | None) -> int:
+    """One worker a device, or as many as asked for; never more than photographs."""
+    return max(1, min(asked or devices, photos))
+
+
+def _share(devices: int, workers: int) -> float:
+    """Of one worker, rounded down to the ten-thousandths that Ray counts in, so that all fit."""
+    return devices * 10_000 // workers / 10_000
+
+
+def load_metrics(extra: Collection[Extra], device: torch.device) -> dict[str, PerceptualMetric]:
+    """The perceptual ones of `extra`, ready to measure. Errors: PerceptualError."""
+    asked = [name for name in PERCEPTUAL if name in extra]
+    if asked:
+        allow_torchvision_import()
+    return {name: load_perceptual(name, device) for name in asked}
+
+
+class _Models:
+    """The models of one job, loaded."""
+
+    def __init__(self, job: EvaluateJob, device: torch.device) -> None:
+        self.job = job
+        self._modules: dict[str, nn.Module] = {}  # networks and aggregators; a mean has none
+        for model in job.models:
+            if isinstance(model, TeacherFile):
+                self._modules[model.name] = load_network(model.path, job.scale, model.input_range).module.to(device)
+            elif model.aggregator is not None:
+                self._modules[model.name] = model.load(job.scale).to(device)
+
+    def __call__(self, lr: Tensor) -> Tensor:
+        """(1,3,h,w) -> (1,K,3,H,W), the images of all K models in their order."""
+        images: dict[str, Tensor] = {}
+        for model in self.job.models:
+            if isinstance(model, TeacherFile):
+                images[model.name] = self._modules[model.name](lr)
+            else:
+                stack = torch.stack([images[teacher.name] for teacher in model.teachers], 1)
+                images[model.name] = self._modules[model.name](stack) if model.aggregator else stack.mean(1)
+        return torch.stack(list(images.values()), 1)
+
+
 class EvaluateWorker:
-    def __init__(self, job: EvaluateJob, reserved_gpu: bool) -> None:
+    def __init__(self, jobs: Sequence[EvaluateJob], reserved_gpu: bool) -> None:
         use_threads(1)
-        self._job = job
         self._device = pick_device(reserved_gpu)
-        self._networks = load_networks(job.teachers, job.aggregator, job.scale, self._device)
-        self._student = load_network(job.student, scale=job.scale).module.to(self._device)
+        self._models = {job.scale: _Models(job, self._device) for job in jobs}
+        self._perceptual = load_metrics({name for job in jobs for name in job.extra}, self._device)
 
     @torch.inference_mode()
-    def score(self, photo: Photo) -> dict[str, Any]:
-        """ "set" and "image" (names), "scores" (model -> PSNR-Y in dB, SSIM-Y).
-
-        `with_details`: also "details", label -> uint8 HWC of LR, each model and HR around the photograph's centre.
-        """
-        store = ImageStore.open(photo.images)
-        lr, hr = store.lr(photo.index), store.hr(photo.index)
-        enlarged = self._enlarge(lr)
-        result: dict[str, Any] = {
-            "set": photo.set,
-            "image": store.names[photo.index],
-            "scores": {model: tuple(score(sr, hr, self._job.scale)) for model, sr in enlarged.items()},
-        }
+    def score(self, photo: Photo) -> Scored:
+        """Errors: ImageError naming the photograph; ValueError naming it and the model that made no image of it."""
+        models = self._models[photo.scale]
+        job = models.job
+        name, lr, hr = photo.read()
+        scores: dict[str, dict[str, float]] = {}
+        details = {"LR": _centre(lr, job, 1)} if photo.with_details else {}
+        for model, image in self._enlarge(models, lr):
+            try:
+                sr = to_uint8(image)
+            except ValueError as error:
+                raise ValueError(f"{model} on {photo.set}/{name}: {error}") from error
+            scores[model] = self._measure(sr, hr, job)
+            if photo.with_details:
+                details[model] = _centre(sr, job, job.scale)
         if photo.with_details:
-            result["details"] = {"LR": self._centre(lr, 1)} | {
-                label: self._centre(image, self._job.scale) for label, image in (enlarged | {"HR": hr}).items()
-            }
-        return result
+            details["HR"] = _centre(hr, job, job.scale)
+        return Scored(photo.set, name, job.scale, scores, details)
 
-    def _enlarge(self, lr: NDArray[np.uint8]) -> dict[str, NDArray[np.uint8]]:
-        lr_01 = torch.from_numpy(np.array(lr)).to(self._device).permute(2, 0, 1).float().div_(255)[None]
-        names = [*self._networks.teachers, MEAN, AGGREGATE, STUDENT]
-        images = enlarge(self._all_images, lr_01, self._job.scale)[0]
-        return {BICUBIC: bicubic_upscale(lr, self._job.scale)} | {
-            name: to_uint8(image.float().cpu()) for name, image in zip(names, images, strict=True)
-        }
+    def _enlarge(self, models: _Models, lr: Uint8Image) -> Iterator[tuple[str, Tensor]]:
+        """(model, its image (3,H,W) in [0,1])."""
+        job = models.job
+        yield BICUBIC, _to_01(bicubic_upscale(lr, job.scale), torch.device("cpu"))[0]
+        ways: dict[str, Callable[[Tensor], Tensor]] = {"": models} if job.models else {}
+        if job.models and job.with_ensemble:
+            ways[ENSEMBLE_MARK] = partial(self_ensemble, models)
+        for mark, network in ways.items():
+            images = enlarge(network, _to_01(lr, self._device), job.scale)[0].float().cpu()
+            for model, image in zip(job.models, images, strict=True):
+                yield model.name + mark, image
 
-    def _all_images(self, lr: Tensor) -> Tensor:
-        """(1,3,h,w) -> (1,K,3,H,W): each teacher, their mean, the aggregate, the student."""
-        stack = self._networks.teacher_images(lr)
-        assert self._networks.aggregator is not None
-        others = [stack.mean(1), self._networks.aggregator(stack), self._student(lr)]
-        return torch.cat([stack, torch.stack(others, 1)], 1)
+    def _measure(self, sr: Uint8Image, hr: Uint8Image, job: EvaluateJob) -> dict[str, float]:
+        """Metric -> value."""
+        values: dict[str, float] = score(sr, hr, job.scale)._asdict()
+        if "rgb" in job.extra:
+            values |= score_rgb(sr, hr, job.scale)._asdict()
+        return values | {name: self._perceptual[name](sr, hr, job.scale) for name in PERCEPTUAL if name in job.extra}
 
-    def _centre(self, image: NDArray[np.uint8], enlarged: int) -> NDArray[np.uint8]:
-        """The same part of LR (`enlarged` 1) and of the images of its size times `enlarged`."""
-        side = self._job.crop // self._job.scale
-        y, x = (enlarged * max(0, (edge // enlarged - side) // 2) for edge in image.shape[:2])
-        return np.ascontiguousarray(image[y : y + enlarged * side, x : x + enlarged * side])
+
+def _to_01(image: Uint8Image, device: torch.device) -> Tensor:
+    """(h,w,3) uint8 -> (1,3,h,w) float32."""
+    return torch.from_numpy(np.array(image)).to(device).permute(2, 0, 1).float().div_(255)[None]
+
+
+def _centre(image: Uint8Image, job: EvaluateJob, enlarged: int) -> Uint8Image:
+    """The same part of LR (`enlarged` 1) and of the images of its size times `enlarged`."""
+    side = job.crop // job.scale
+    y, x = (enlarged * max(0, (edge // enlarged - side) // 2) for edge in image.shape[:2])
+    return np.ascontiguousarray(image[y : y + enlarged * side, x : x + enlarged * side])

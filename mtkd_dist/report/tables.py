@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -13,7 +13,25 @@ from rich.text import Text
 
 from mtkd_dist.report.progress import duration
 
-ROLES = ("bicubic", "teacher", "mean", "aggregate", "student")
+ROLES = ("bicubic", "model", "teacher", "mean", "aggregate", "student")
+
+
+class Metric(NamedTuple):
+    title: str
+    digits: int
+    higher_is_better: bool
+
+
+METRICS = {
+    "psnr_y": Metric("PSNR-Y [dB]", 2, True),
+    "ssim_y": Metric("SSIM-Y", 4, True),
+    "psnr_rgb": Metric("PSNR-RGB [dB]", 2, True),
+    "ssim_rgb": Metric("SSIM-RGB", 4, True),
+    "lpips": Metric("LPIPS", 4, False),
+    "dists": Metric("DISTS", 4, False),
+}
+LUMA = ("psnr_y", "ssim_y")
+_SHARED_CELLS = (LUMA, ("psnr_rgb", "ssim_rgb"), ("lpips", "dists"))
 
 # One cell: pieces of text and whether each is the best of its set.
 _Cell = list[tuple[str, bool]]
@@ -31,22 +49,24 @@ def parameters_text(count: int | None) -> str:
     return str(count)
 
 
-def scores_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """One line for each model, one column for each test set with PSNR-Y [dB] / SSIM-Y; the best of a set is bold.
+def scores_table(rows: Sequence[Mapping[str, Any]], metrics: Sequence[str] = LUMA, caption: str | None = None) -> Table:
+    """One line for each model, one column for each test set with its metrics; the best of a set is bold.
 
     Args:
-        rows: rows of scores.json with keys `model`, `role` (bicubic, teacher, mean, aggregate or student), `set`,
-            `scale`, `psnr_y`, `ssim_y`, `params` (a count or None). Models of one role keep their order.
+        rows: rows of scores.json with keys `model`, `role` (one of `ROLES`), `set`, `scale`, `params` (a count or
+            None) and the metrics. Models of one role keep their order.
+        metrics: keys of `METRICS` that share a cell.
+        caption: the line below; None: what the metrics are called.
 
     Raises:
         ValueError: unknown role, or two rows for the same model, set and scale.
     """
-    header, lines = _layout(rows)
+    header, lines = _layout(rows, metrics)
     table = Table(
         box=box.SIMPLE_HEAD,
         pad_edge=False,
         collapse_padding=True,
-        caption=Text("PSNR-Y [dB] / SSIM-Y, best in bold"),
+        caption=Text(caption or _caption(metrics)),
         caption_justify="left",
     )
     table.add_column(header[0], overflow="fold", min_width=7)
@@ -60,13 +80,38 @@ def scores_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
-def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The same table as `scores_table` in Markdown, without a line break at its end."""
-    header, lines = _layout(rows)
+def markdown_table(rows: Sequence[Mapping[str, Any]], metrics: Sequence[str] = LUMA) -> str:
+    """The same table as `scores_table` in Markdown, without caption and line break at its end."""
+    header, lines = _layout(rows, metrics)
     table = [header, ["---", "---", *["---:"] * (len(header) - 2)]]
     for cells in lines:
         table.append(["".join(f"**{text}**" if best else text for text, best in cell) for cell in cells])
     return "\n".join("| " + " | ".join(line) + " |" for line in table)
+
+
+class ScoreTable(NamedTuple):
+    """What one of several tables shows."""
+
+    caption: str
+    rows: Sequence[Mapping[str, Any]]
+    metrics: tuple[str, ...]
+
+
+def split_tables(rows: Sequence[Mapping[str, Any]], ensembles: Collection[str]) -> list[ScoreTable]:
+    """A table for each colour space and kind of metric that the rows have.
+
+    Self-ensembles (`ensembles`: names of models) get tables of their own: to compare one with a plain row, by bold type
+    or by eye, is the mistake that their mark warns of.
+    """
+    plain = [row for row in rows if row["model"] not in ensembles]
+    marked = [row for row in rows if row["model"] in ensembles]
+    tables = []
+    for part, note in ((plain, ""), (marked, "; self-ensemble: mean over 8 flips and rotations")):
+        for cell in _SHARED_CELLS:
+            metrics = tuple(metric for metric in cell if part and metric in part[0])
+            if metrics:
+                tables.append(ScoreTable(_caption(metrics) + note, part, metrics))
+    return tables
 
 
 def summary(
@@ -84,7 +129,12 @@ def summary(
     return Group(scores_table(rows), "", Text("Time", style="bold"), stages, "", Text("Files", style="bold"), files)
 
 
-def _layout(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[_Cell]]]:
+def _caption(metrics: Sequence[str]) -> str:
+    lower = "" if METRICS[metrics[0]].higher_is_better else " (lower is better)"
+    return f"{' / '.join(METRICS[metric].title for metric in metrics)}, best in bold{lower}"
+
+
+def _layout(rows: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> tuple[list[str], list[list[_Cell]]]:
     scores: dict[tuple[str, str], dict[str, Mapping[str, Any]]] = {}
     columns: list[str] = []
     for row in rows:
@@ -100,9 +150,11 @@ def _layout(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[_Ce
             )
         of_model[column] = row
     best = {
-        (column, key): _best(of_model[column][key] for of_model in scores.values() if column in of_model)
+        (column, metric): _best(
+            (of_model[column][metric] for of_model in scores.values() if column in of_model), METRICS[metric]
+        )
         for column in columns
-        for key in ("psnr_y", "ssim_y")
+        for metric in metrics
     }
     lines = []
     for (role, model), of_model in sorted(scores.items(), key=lambda item: ROLES.index(item[0][0])):
@@ -113,17 +165,16 @@ def _layout(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[_Ce
             if score is None:
                 line.append([("–", False)])
                 continue
-            psnr, ssim = score["psnr_y"], score["ssim_y"]
-            line.append(
-                [
-                    (f"{psnr:.2f}", psnr == best[column, "psnr_y"]),
-                    (" / ", False),
-                    (f"{ssim:.4f}", ssim == best[column, "ssim_y"]),
-                ]
-            )
+            cell: _Cell = []
+            for metric in metrics:
+                text = f"{score[metric]:.{METRICS[metric].digits}f}"
+                cell += [(" / ", False)] if cell else []
+                cell.append((text, score[metric] == best[column, metric]))
+            line.append(cell)
         lines.append(line)
     return ["model", "role", "params", *columns], lines
 
 
-def _best(values: Iterable[float]) -> float | None:
-    return max((value for value in values if not math.isnan(value)), default=None)
+def _best(values: Iterable[float], metric: Metric) -> float | None:
+    choose = max if metric.higher_is_better else min
+    return choose((value for value in values if not math.isnan(value)), default=None)

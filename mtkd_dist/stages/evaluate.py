@@ -6,23 +6,30 @@ import dataclasses
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from mtkd_dist.models import digest_file, load_aggregator, load_network
+from mtkd_dist.models import digest_file, load_network
 from mtkd_dist.models.registry import count_params
-from mtkd_dist.pools.evaluate import AGGREGATE, BICUBIC, MEAN, STUDENT, EvaluateJob, Photo, score_photos
+from mtkd_dist.pools.evaluate import (
+    AGGREGATE,
+    BICUBIC,
+    MEAN,
+    STUDENT,
+    EvaluateJob,
+    Merged,
+    Scored,
+    StoredPhoto,
+    score_photos,
+)
+from mtkd_dist.pools.teacher_worker import TeacherFile
 from mtkd_dist.report.grid import sample_grid
 from mtkd_dist.stages import manifest
 from mtkd_dist.stages.manifest import Manifest
 from mtkd_dist.stages.run import Run
+from mtkd_dist.stages.scores import About, Row, mean_rows
 from mtkd_dist.stages.teachers import ReadyTeachers
 
 DETAILS_PER_SET = 2
 """Photographs of each set that get a sample grid."""
-
-Row = dict[str, Any]
 
 
 def run_evaluate(run: Run, teachers: ReadyTeachers, aggregator: Path, student: Path) -> list[Row]:
@@ -41,10 +48,12 @@ def run_evaluate(run: Run, teachers: ReadyTeachers, aggregator: Path, student: P
         return old.scores
     folder.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
-    job = EvaluateJob(teachers.files, aggregator, student, run.config.scale)
-    per_image = list(_score_all(run, job))
-    rows = _rows(run, per_image, _params(run, teachers, aggregator, student))
-    grids = _write_grids(run, per_image)
+    merged = Merged(AGGREGATE, teachers.files, aggregator)
+    mean, student_file = Merged(MEAN, teachers.files, None), TeacherFile(STUDENT, student, None)
+    job = EvaluateJob(run.config.scale, (*teachers.files, mean, merged, student_file))
+    scored = list(_score_all(run, job))
+    rows = mean_rows(scored, _about(run, teachers, merged, student))
+    grids = _write_grids(run, scored)
     manifest.write_json(run.output / "scores.json", rows)
     run.seconds["evaluate"] = time.monotonic() - began
     outputs = [path.relative_to(run.output).as_posix() for path in [run.output / "scores.json", *grids]]
@@ -64,62 +73,39 @@ def run_evaluate(run: Run, teachers: ReadyTeachers, aggregator: Path, student: P
     return rows
 
 
-def _score_all(run: Run, job: EvaluateJob) -> Iterator[dict[str, Any]]:
+def _score_all(run: Run, job: EvaluateJob) -> Iterator[Scored]:
     """Every photograph of every set once."""
     photos = [
-        Photo(name, store.folder, i, with_details=i < DETAILS_PER_SET)
+        StoredPhoto(name, store.folder, i, store.scale, with_details=i < DETAILS_PER_SET)
         for name, store in run.sets.items()
         for i in range(len(store))
     ]
-    for done, result in enumerate(score_photos(job, photos, run.resources, run.config.num_gpus), 1):
+    for done, scored in enumerate(score_photos([job], photos, run.resources, run.config.num_gpus), 1):
         if done == len(photos) or done % max(1, len(photos) // 10) == 0:
             run.say(f"evaluate: {done}/{len(photos)} photographs")
-        yield result
+        yield scored
 
 
-def _params(run: Run, teachers: ReadyTeachers, aggregator: Path, student: Path) -> dict[str, int]:
-    """Weights that a model needs for its image: the mean needs all teachers, the aggregate also the aggregator."""
-    of_aggregator = count_params(load_aggregator(aggregator, [f.name for f in teachers.files], run.config.scale))
+def _about(run: Run, teachers: ReadyTeachers, merged: Merged, student: Path) -> dict[str, About]:
+    """The mean needs the weights of all teachers, the aggregate also those of the aggregator."""
     all_teachers = sum(teachers.params.values())
     return {
-        BICUBIC: 0,
-        **teachers.params,
-        MEAN: all_teachers,
-        AGGREGATE: all_teachers + of_aggregator,
-        STUDENT: load_network(student, run.config.scale).params,
+        BICUBIC: About("bicubic", 0),
+        **{name: About("teacher", params) for name, params in teachers.params.items()},
+        MEAN: About("mean", all_teachers),
+        AGGREGATE: About("aggregate", all_teachers + count_params(merged.load(run.config.scale))),
+        STUDENT: About("student", load_network(student, run.config.scale).params),
     }
 
 
-def _rows(run: Run, per_image: list[dict[str, Any]], params: dict[str, int]) -> list[Row]:
-    """One row for each model and set: means over the photographs of the set."""
-    roles = {BICUBIC: "bicubic", MEAN: "mean", AGGREGATE: "aggregate", STUDENT: "student"}
-    rows: list[Row] = []
-    for name in run.sets:
-        scores = [image["scores"] for image in per_image if image["set"] == name]
-        for model in params:
-            psnr, ssim = np.mean([score[model] for score in scores], axis=0)
-            rows.append(
-                {
-                    "model": model,
-                    "role": roles.get(model, "teacher"),
-                    "set": name,
-                    "scale": run.config.scale,
-                    "psnr_y": round(float(psnr), 4),
-                    "ssim_y": round(float(ssim), 5),
-                    "params": params[model],
-                }
-            )
-    return rows
-
-
-def _write_grids(run: Run, per_image: list[dict[str, Any]]) -> list[Path]:
+def _write_grids(run: Run, scored: list[Scored]) -> list[Path]:
     """LR, every model and HR side by side, for the photographs that brought details."""
     (run.output / "samples").mkdir(exist_ok=True)
     grids: list[Path] = []
-    for image in per_image:
-        if "details" in image:
-            grids.append(run.output / "samples" / f"{image['set']}-{Path(image['image']).stem}.png")
-            sample_grid(image["details"], grids[-1])
+    for photo in scored:
+        if photo.details:
+            grids.append(run.output / "samples" / f"{photo.set}-{Path(photo.image).stem}.png")
+            sample_grid(photo.details, grids[-1])
     return grids
 
 

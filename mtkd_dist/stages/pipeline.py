@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from mtkd_dist.stages.aggregate import run_aggregate
 from mtkd_dist.stages.distil import run_distil
-from mtkd_dist.stages.evaluate import Row, run_evaluate
+from mtkd_dist.stages.evaluate import run_evaluate
 from mtkd_dist.stages.run import Run
+from mtkd_dist.stages.scores import Row
 from mtkd_dist.stages.teachers import run_teachers
 
 

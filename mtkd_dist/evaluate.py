@@ -1,0 +1,247 @@
+"""`python -m mtkd_dist.evaluate`: how good models are on sets of photographs, by the protocol of the papers."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import os
+import sys
+import tempfile
+import traceback
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+import torch
+from rich.console import Console
+
+from mtkd_dist.config.load import ConfigError
+from mtkd_dist.config.tree import ClusterConfig
+from mtkd_dist.pools.cluster import ClusterError, cluster, sigterm_as_interrupt
+from mtkd_dist.pools.errors import root_cause
+from mtkd_dist.pools.evaluate import (
+    ENSEMBLE_MARK,
+    PERCEPTUAL,
+    EvaluateJob,
+    Extra,
+    Scored,
+    load_metrics,
+    score_photos,
+    score_photos_here,
+    worker_count,
+)
+from mtkd_dist.report.counter import counter
+from mtkd_dist.report.screen import capture_output
+from mtkd_dist.report.tables import ScoreTable, markdown_table, scores_table, split_tables
+from mtkd_dist.stages.manifest import write_json, write_text
+from mtkd_dist.stages.models_to_score import about_models, jobs_of, read_models
+from mtkd_dist.stages.photos_to_score import (
+    PhotoFile,
+    find_photos,
+    named_folders,
+    photos_of,
+    scale_of_data,
+    scales_of_models,
+)
+from mtkd_dist.stages.scores import Row, digits_of, mean_rows
+
+EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
+EXTRAS: tuple[Extra, ...] = ("rgb", *PERCEPTUAL)
+OUTPUTS = ("csv", "json", "markdown")
+EXAMPLE = """example:
+  python -m mtkd_dist.evaluate student.safetensors rlfn_x4.pth:name=RLFN --data Set5 Kodak24 --json scores.json
+
+Scores are PSNR and SSIM of 8-bit images on Y of YCbCr, with a border of as many pixels as the scale left out. Bicubic
+has a row of its own. LR is made from HR by MATLAB's bicubic. LPIPS and DISTS need the package piq (pip install piq).
+"""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one command is to do, checked."""
+
+    jobs: list[EvaluateJob]
+    photos: list[PhotoFile]
+    workers: int
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    try:
+        flags = _parser().parse_args(argv)
+        with _log() as log, capture_output(log) as console:
+            _evaluate(flags, console)
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except ConfigError as error:
+        return _refuse(str(error), EXIT_USAGE)
+    except (ValueError, ClusterError) as error:  # written for people
+        return _refuse(str(error), EXIT_FAILED)
+    except _Unforeseen as error:
+        return _refuse(str(error), EXIT_FAILED)
+    return EXIT_OK
+
+
+def _refuse(text: str, status: int) -> int:
+    print(f"error: {text}", file=sys.stderr)
+    return status
+
+
+class _Unforeseen(RuntimeError):
+    """An error that was not written for people; the message says its type and where the whole story is."""
+
+
+@contextmanager
+def _log() -> Iterator[Path]:
+    """A file for all that Ray, torch and the workers print; it is kept where it may help to find out what happened."""
+    handle, name = tempfile.mkstemp(prefix="mtkd-evaluate-", suffix=".log")
+    os.close(handle)
+    log = Path(name)
+    try:
+        yield log
+    except (KeyboardInterrupt, ValueError, ClusterError):
+        log.unlink()
+        raise
+    except Exception as error:
+        with log.open("a", encoding="utf-8") as text:
+            traceback.print_exc(file=text)
+        raise _Unforeseen(f"{type(error).__name__}: {root_cause(error)}\nThe whole story is in {log}") from error
+    else:
+        log.unlink()
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        hint = " (models come before --data)" if "MODEL" in message else ""
+        raise ConfigError(f"{message}{hint}. `--help` lists all flags.")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="python -m mtkd_dist.evaluate",
+        usage="%(prog)s MODEL... --data DIR... [FLAGS]",
+        description="Score super-resolution models on photographs.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("models", nargs="+", metavar="MODEL", help="weight file, FILE[:name=X,input_range=255], or the word bicubic")
+    add("--data", nargs="+", required=True, metavar="DIR", help="folders of photographs, DIR or NAME=DIR")
+    add("--scale", type=_at_least(2), metavar="N", help="only where neither model nor data tells it")
+    add("--rgb", action="store_true", help="also PSNR and SSIM on RGB (SSIM: mean over the channels)")
+    add("--lpips", action="store_true", help="also LPIPS (VGG16), lower is better")
+    add("--dists", action="store_true", help="also DISTS, lower is better")
+    add("--self-ensemble", action="store_true", help="also each model as NAME+, the mean over 8 flips and rotations")
+    add("--workers", type=_at_least(1), metavar="N", help="default: one a GPU, or one a core; never more than photos")
+    add("--csv", type=Path, metavar="FILE", help="write the scores of each photograph")
+    add("--json", type=Path, metavar="FILE", help="write the rows of the table, as in a launch's scores.json")
+    add("--markdown", type=Path, metavar="FILE", help="write the table in Markdown")
+    return parser
+
+
+def _evaluate(flags: argparse.Namespace, console: Console) -> None:
+    outputs = {name: path for name in OUTPUTS if (path := getattr(flags, name)) is not None}
+    _check_outputs(outputs)
+    folders = named_folders(flags.data)
+    candidates = read_models(flags.models)
+    scales = scales_of_models({candidate.file: candidate.scale for candidate in candidates}, flags.scale) or [
+        scale_of_data({name: find_photos(folder).scales for name, folder in folders.items()})
+    ]
+    extra = tuple(name for name in EXTRAS if getattr(flags, name))
+    photos = photos_of(folders, scales, extra)
+    # Here only to be sure of them: a worker loads its own, and a download that fails is told before the long work.
+    load_metrics(extra, torch.device("cpu"))
+    work = Work(
+        jobs_of(candidates, scales, extra, flags.self_ensemble),
+        photos,
+        worker_count(len(photos), torch.cuda.device_count() or _cores(), flags.workers),
+    )
+    each = ", ".join(f"{count // len(scales)} of {name}" for name, count in Counter(p.set for p in photos).items())
+    at = ", ".join(f"x{scale}" for scale in scales)
+    workers = f"{work.workers} worker{'s' if work.workers > 1 else ''}"
+    console.print(f"photographs  {each}, at {at}, {workers}", soft_wrap=True, markup=False, highlight=False)
+    scored: list[Scored] = []
+    # Closed here: Ray must end while what it prints still goes to the log, also after Ctrl-C.
+    with closing(_scores(work)) as scores, counter(console, "photographs", len(photos)) as advance:
+        for photo in scores:
+            scored.append(photo)
+            advance()
+    rows = mean_rows(scored, about_models(candidates))
+    tables = split_tables(rows, ensembles={candidate.model.name + ENSEMBLE_MARK for candidate in candidates})
+    for table in tables:
+        console.print(scores_table(table.rows, table.metrics, table.caption))
+    _write(outputs, scored, rows, tables)
+    for name, path in outputs.items():
+        console.print(f"{name}  {path}", soft_wrap=True, markup=False, highlight=False)
+
+
+def _scores(work: Work) -> Generator[Scored, None, None]:
+    """In the order of the photographs. One worker is this process: Ray would take seconds to start for nothing."""
+    if work.workers == 1:
+        with sigterm_as_interrupt():
+            yield from score_photos_here(work.jobs, work.photos)
+        return
+    with cluster(ClusterConfig()) as resources, sigterm_as_interrupt():
+        yield from score_photos(work.jobs, work.photos, resources, workers=work.workers)
+
+
+def _cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _at_least(least: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        value = int(text)
+        if value < least:
+            raise argparse.ArgumentTypeError(f"{value} is not possible; expected {least} or more")
+        return value
+
+    return number
+
+
+def _check_outputs(outputs: dict[str, Path]) -> None:
+    """Nobody shall learn after an hour that the scores cannot be written. Errors: ConfigError."""
+    for name, path in outputs.items():
+        if [other for other in outputs.values() if other.resolve() == path.resolve()] != [path]:
+            raise ConfigError(f"--{name} {path}: another output goes to the same file; give each its own")
+        if path.is_dir() or not path.parent.is_dir():
+            found = "it is a folder" if path.is_dir() else f"there is no folder {path.parent}"
+            raise ConfigError(f"--{name} {path} cannot be written: {found}")
+        try:
+            tempfile.TemporaryFile(dir=path.parent).close()
+        except OSError as error:
+            raise ConfigError(f"--{name} {path} cannot be written: {error.strerror}") from None
+
+
+def _write(outputs: dict[str, Path], scored: list[Scored], rows: list[Row], tables: list[ScoreTable]) -> None:
+    if path := outputs.get("csv"):
+        write_text(path, _csv(scored))
+    if path := outputs.get("json"):
+        write_json(path, rows)
+    if path := outputs.get("markdown"):
+        write_text(path, "\n\n".join(f"{t.caption}\n\n{markdown_table(t.rows, t.metrics)}" for t in tables) + "\n")
+
+
+def _csv(scored: list[Scored]) -> str:
+    """One line for each photograph, scale and model."""
+    lines: list[dict[str, object]] = []
+    for photo in scored:
+        for model, metrics in photo.scores.items():
+            rounded = {metric: round(value, digits_of(metric)) for metric, value in metrics.items()}
+            line = {"set": photo.set, "image": photo.image, "scale": photo.scale, "model": model}
+            lines.append(line | rounded)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(lines[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return text.getvalue()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
