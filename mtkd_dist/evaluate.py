@@ -21,6 +21,7 @@ from rich.console import Console
 
 from mtkd_dist.config.load import ConfigError
 from mtkd_dist.config.tree import ClusterConfig
+from mtkd_dist.data import find_photos
 from mtkd_dist.pools.cluster import ClusterError, cluster, sigterm_as_interrupt
 from mtkd_dist.pools.errors import root_cause
 from mtkd_dist.pools.evaluate import (
@@ -41,7 +42,6 @@ from mtkd_dist.stages.manifest import write_json, write_text
 from mtkd_dist.stages.models_to_score import about_models, jobs_of, read_models
 from mtkd_dist.stages.photos_to_score import (
     PhotoFile,
-    find_photos,
     named_folders,
     photos_of,
     scale_of_data,

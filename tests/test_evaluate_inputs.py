@@ -9,14 +9,12 @@ import pytest
 from PIL import Image
 
 from mtkd_dist.config.load import ConfigError
-from mtkd_dist.data import ImageError, read_image
+from mtkd_dist.data import ImageError, Photo, find_photos, read_image
 from mtkd_dist.models import build_aggregator, save_aggregator
 from mtkd_dist.pools.evaluate import worker_count
 from mtkd_dist.stages.models_to_score import read_models
 from mtkd_dist.stages.photos_to_score import (
-    Photo,
     PhotoFile,
-    find_photos,
     named_folders,
     photos_of,
     scale_of_data,
@@ -165,12 +163,12 @@ def test_photographs_are_named_below_their_folder(tmp_path: Path) -> None:
 def test_lr_of_a_file_is_taken_as_it_is_and_must_have_the_size_of_hr(tmp_path: Path) -> None:
     (hr,) = write_photos(tmp_path / "HR", 1, side=33)
     (lr,) = write_photos(tmp_path / "LR", 1, side=16)
-    name, read_lr, read_hr = PhotoFile("set", "x", Photo(hr, lr), 2).read()
+    name, read_lr, read_hr = PhotoFile("set", "x", Photo(str(hr), str(lr)), 2).read()
     assert name == "x"
     np.testing.assert_array_equal(read_lr, read_image(lr))
     np.testing.assert_array_equal(read_hr, read_image(hr)[:32, :32])
-    with pytest.raises(ImageError, match=r"LR/00\.png: 16x16 pixels .* it must have 11x11"):
-        PhotoFile("set", "x", Photo(hr, lr), 3).read()
+    with pytest.raises(ImageError, match=r"00\.png: 16x16 pixels.*33x33.*11x11 for x3"):
+        PhotoFile("set", "x", Photo(str(hr), str(lr)), 3).read()
 
 
 def test_perceptual_metrics_need_larger_photographs(tmp_path: Path) -> None:

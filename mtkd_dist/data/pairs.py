@@ -72,7 +72,7 @@ def scale_of_pair(hr_folder: str, hr: str, lr_folder: str) -> int:
     return scale
 
 
-def read_pair(photo: Photo, scale: int, min_size: int) -> tuple[Uint8Image, Uint8Image]:
+def read_pair(photo: Photo, scale: int, min_size: int = 1) -> tuple[Uint8Image, Uint8Image]:
     """Decode one photograph: HR, cropped to a multiple of the scale, and LR from its file or made from HR.
 
     Errors: ImageError for HR smaller than ``min_size`` on a side, LR of another size than cropped HR / ``scale``, or a

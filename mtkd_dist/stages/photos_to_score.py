@@ -3,34 +3,17 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
-
-import numpy as np
-from PIL import Image
 
 from mtkd_dist.config.load import ConfigError, nearest
-from mtkd_dist.data import ImageError, list_images, matlab_downscale, read_image
-from mtkd_dist.metrics import SSIM_WINDOW, VGG_WINDOW, modcrop
+from mtkd_dist.data import ImageError, Photo, find_photos
+from mtkd_dist.data.images import image_size
+from mtkd_dist.data.pairs import read_pair
+from mtkd_dist.metrics import SSIM_WINDOW, VGG_WINDOW
 from mtkd_dist.pools.evaluate import PERCEPTUAL, Extra, Uint8Image
 from mtkd_dist.stages.check import named_set
-
-
-class Photo(NamedTuple):
-    hr: Path
-    lr: Path | None
-    """None: LR is made from HR."""
-
-
-class PhotoSet(NamedTuple):
-    """The photographs of one folder."""
-
-    photos: list[Photo]
-    scales: tuple[int, ...]
-    """Scales for which LR images lie beside them; empty: the folder speaks of none."""
 
 
 @dataclass(frozen=True)
@@ -45,17 +28,7 @@ class PhotoFile:
 
     def read(self) -> tuple[str, Uint8Image, Uint8Image]:
         """Name, LR (h,w,3), HR (s*h,s*w,3), cropped to a multiple of the scale. Errors: ImageError."""
-        hr = np.ascontiguousarray(modcrop(read_image(self.photo.hr), self.scale))
-        if self.photo.lr is None:
-            return self.name, matlab_downscale(hr, self.scale), hr
-        lr = read_image(self.photo.lr)
-        height, width = (side // self.scale for side in hr.shape[:2])
-        if lr.shape[:2] != (height, width):
-            raise ImageError(
-                self.photo.lr,
-                f"{lr.shape[0]}x{lr.shape[1]} pixels (HxW)",
-                f"as x{self.scale} LR of {self.photo.hr} it must have {height}x{width}: take the right one",
-            )
+        hr, lr = read_pair(self.photo, self.scale)
         return self.name, lr, hr
 
 
@@ -112,7 +85,7 @@ def photos_of(folders: Mapping[str, Path], scales: Sequence[int], extra: Sequenc
             # Cropped to a multiple of the scale, then shaved by the scale on each side.
             least = -(-(window + 2 * scale) // scale) * scale
             for photo in photos:
-                height, width = _image_size(photo.hr)
+                height, width = image_size(photo.hr)
                 if min(height, width) < least:
                     raise ImageError(
                         photo.hr,
@@ -121,25 +94,3 @@ def photos_of(folders: Mapping[str, Path], scales: Sequence[int], extra: Sequenc
                     )
                 files.append(PhotoFile(set_name, photo.hr.relative_to(root).as_posix(), photo, scale))
     return files
-
-
-def find_photos(folder: Path, scale: int | None = None) -> PhotoSet:
-    """A plain folder or image file, or a folder `HR` (or the one that holds it) with `LR_bicubic/X4` beside it.
-
-    LR is made from HR at any `scale`, which is what those folders hold. Errors: ValueError.
-    """
-    hr = folder / "HR" if (folder / "HR").is_dir() else folder
-    beside = hr.parent / "LR_bicubic"
-    names = [path.name for path in beside.iterdir()] if hr.name == "HR" and beside.is_dir() else []
-    scales = tuple(sorted(int(name[1:]) for name in names if re.fullmatch(r"X\d+", name)))
-    return PhotoSet([Photo(path, None) for path in list_images(hr)], scales)
-
-
-def _image_size(path: Path) -> tuple[int, int]:
-    """(height, width) as the header of the file says, without decoding it. Errors: ImageError."""
-    try:
-        with Image.open(path) as image:
-            return image.height, image.width
-    except Exception as error:  # Pillow's parsers raise whatever a damaged file makes them stumble over
-        found = f"not a readable image ({type(error).__name__}: {error}; {os.path.getsize(path)} bytes)"
-        raise ImageError(path, found, "restore it from its source, or take it out of the folder") from error
