@@ -10,15 +10,15 @@ import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache, lru_cache, partial
+from functools import cache, partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from mtkd_dist.models.padding import pad_bottom_right, shortfall
+from mtkd_dist.models.shifted_windows import region_mask
 from mtkd_dist.models.sizes import check_scale, require_divisible, require_positive
 
 _torchvision_operators: torch.library.Library | None = None
@@ -230,18 +230,7 @@ def _remember_masks(network: nn.Module) -> None:
 
 
 def _mask_beside(attention: nn.Module, window: int, shift: int, size: tuple[int, int]) -> Tensor:
-    return _mask(size, window, shift, attention.get_parameter("qkv.weight").device)
-
-
-@lru_cache(maxsize=4)  # a mask of a large image takes tens of megabytes
-def _mask(size: tuple[int, int], window: int, shift: int, device: torch.device) -> Tensor:
-    """(windows,window^2,window^2), 0 between pixels that were neighbours before the cyclic shift, else -100."""
-    if not shift:
-        return torch.zeros(1, window**2, window**2, device=device)
-    from spandrel.architectures.SwinIR.__arch.SwinIR import SwinTransformerBlock
-
-    geometry = SimpleNamespace(window_size=window, shift_size=shift)
-    return SwinTransformerBlock.calculate_mask(geometry, size).to(device)
+    return region_mask(size, window, shift, attention.get_parameter("qkv.weight").device)
 
 
 def _first_keys(state_dict: Mapping[str, Tensor]) -> str:
