@@ -9,7 +9,7 @@ import importlib.util
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
@@ -107,12 +107,14 @@ class SpandrelNetwork(nn.Module):
 
     def __init__(self, descriptor: Any) -> None:
         super().__init__()
-        self.network: nn.Module = descriptor.model
+        self.network: nn.Module = descriptor.model.eval()
         self.architecture = str(descriptor.architecture.id)
         self.scale = int(descriptor.scale)
-        self._size_requirements = descriptor.size_requirements
         # Some networks return more than the image. The descriptor's own call knows, but clamps and forbids autograd.
         self._call = descriptor._call_fn
+        self._size_requirements = descriptor.size_requirements
+        if self._takes_any_multiple():
+            self._size_requirements = replace(self._size_requirements, multiple_of=1)
 
     def forward(self, lr: Tensor) -> Tensor:
         height, width = lr.shape[-2:]
@@ -120,6 +122,24 @@ class SpandrelNetwork(nn.Module):
         # Cloned because some of spandrel's networks (RCAN) write into their input.
         sr = self._call(self.network, pad_bottom_right(lr, bottom, right).clone())
         return sr[..., : height * self.scale, : width * self.scale]
+
+    @torch.inference_mode()
+    def _takes_any_multiple(self) -> bool:
+        """Whether the network itself gives the right size for an image that is not the multiple asked for.
+
+        spandrel also asks for one where the network pads on its own, in the way that its scores were measured with.
+        Padded before, CRAFT (which always adds 1 to 16 pixels) loses 0.03 dB on Set5.
+        """
+        requirements = self._size_requirements
+        if requirements.multiple_of == 1 or requirements.square:
+            return False
+        smallest = max(requirements.minimum, requirements.multiple_of)
+        height, width = smallest + 1, smallest + requirements.multiple_of - 1
+        try:
+            sr = self._call(self.network, torch.full((1, 3, height, width), 0.5))
+        except Exception:  # each network fails at an impossible size in its own way
+            return False
+        return sr.shape == (1, 3, height * self.scale, width * self.scale)
 
 
 def recognise(state_dict: Mapping[str, Tensor], source: str) -> SpandrelNetwork:
