@@ -17,6 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from mtkd_dist.models.closest import describe_closest
 from mtkd_dist.models.padding import pad_bottom_right, shortfall
 from mtkd_dist.models.shifted_windows import region_mask
 from mtkd_dist.models.sizes import check_scale, require_divisible, require_positive
@@ -157,6 +158,7 @@ def recognise(state_dict: Mapping[str, Tensor], source: str) -> SpandrelNetwork:
     except UnsupportedModelError:
         raise ValueError(
             f"{source}: unknown architecture; its {len(state_dict)} keys begin with {_first_keys(state_dict)}. "
+            f"{describe_closest(state_dict, MAIN_REGISTRY)} "
             f"Known: our own files, EDSR, RLFN, and through spandrel {known}. "
             "Files of fused (deployed) variants have other keys: give the training checkpoint instead"
         ) from None
