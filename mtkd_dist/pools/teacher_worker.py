@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from mtkd_dist.config.tree import WireDtype
 from mtkd_dist.data import ImageStore, Plan, Sample
 from mtkd_dist.methods import FrozenNetworks, Method
-from mtkd_dist.models import load_aggregator, load_network
+from mtkd_dist.models import digest_file, load_aggregator, load_network
 from mtkd_dist.pools.device import pick_device, use_threads
 from mtkd_dist.pools.placement import PoolSize
 from mtkd_dist.pools.wire import Answer, Meta, pack, size_bytes
@@ -52,10 +52,14 @@ class TeacherJob:
 def load_networks(
     teachers: tuple[TeacherFile, ...], aggregator: Path | None, scale: int, device: torch.device
 ) -> FrozenNetworks:
-    """Frozen networks on `device`, teachers by name in the order given."""
+    """Frozen networks on `device`, teachers by name in the order given.
+
+    Errors: ValueError for a file of the wrong scale, or an aggregator that was trained with other teachers.
+    """
+    digests = {t.name: digest_file(t.path) for t in teachers} if aggregator else {}
     return FrozenNetworks(
         {t.name: load_network(t.path, scale=scale, input_range=t.input_range).module.to(device) for t in teachers},
-        load_aggregator(aggregator, [t.name for t in teachers], scale).to(device) if aggregator else None,
+        load_aggregator(aggregator, digests, scale).to(device) if aggregator else None,
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mtkd_dist.models import digest_file, load_aggregator, load_network
+from mtkd_dist.models import check_student, digest_file, load_aggregator, load_network
 from mtkd_dist.models.registry import count_params
 from mtkd_dist.pools.evaluate import AGGREGATE, BICUBIC, MEAN, STUDENT, EvaluateJob, Photo, score_photos
 from mtkd_dist.report.grid import sample_grid
@@ -39,6 +39,7 @@ def run_evaluate(run: Run, teachers: ReadyTeachers, aggregator: Path, student: P
     if old is not None and not manifest.changed(old, inputs, manifest.digests(run.output, old.outputs)):
         run.say("evaluate: done before")
         return old.scores
+    check_student(student, teachers.digests, run.config.scale)
     folder.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     job = EvaluateJob(teachers.files, aggregator, student, run.config.scale)
@@ -79,7 +80,7 @@ def _score_all(run: Run, job: EvaluateJob) -> Iterator[dict[str, Any]]:
 
 def _params(run: Run, teachers: ReadyTeachers, aggregator: Path, student: Path) -> dict[str, int]:
     """Weights that a model needs for its image: the mean needs all teachers, the aggregate also the aggregator."""
-    of_aggregator = count_params(load_aggregator(aggregator, [f.name for f in teachers.files], run.config.scale))
+    of_aggregator = count_params(load_aggregator(aggregator, teachers.digests, run.config.scale))
     all_teachers = sum(teachers.params.values())
     return {
         BICUBIC: 0,
