@@ -5,6 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# A property that holds is not refuted by a busy machine.
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
 
 # Set before anything imports Ray: a local `ray.init()` of Ray 2.60 otherwise turns token auth on and writes into HOME.
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")

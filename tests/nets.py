@@ -14,7 +14,14 @@ from torch import Tensor, nn
 from mtkd_dist.config.tree import TrainingConfig
 from mtkd_dist.data import ImageStore, Photo, Plan, build_store
 from mtkd_dist.methods import Aggregation, Method, Supervised
-from mtkd_dist.models import build_network, load_strict, save_network
+from mtkd_dist.models import (
+    build_aggregator,
+    build_network,
+    digest_file,
+    load_strict,
+    save_aggregator,
+    save_network,
+)
 from mtkd_dist.pools.placement import PoolSize
 from mtkd_dist.pools.teacher_worker import TeacherFile, TeacherJob
 from mtkd_dist.train.loop import train
@@ -48,6 +55,15 @@ def make_teacher(folder: Path, name: str, scale: int = 2, seed: int = 0) -> Teac
     torch.manual_seed(seed)
     save_network(folder / f"{name}.safetensors", build_network(TINY, scale), {"network": TINY, "scale": str(scale)})
     return TeacherFile(name, folder / f"{name}.safetensors", None)
+
+
+def make_aggregator(folder: Path, teachers: Sequence[TeacherFile], scale: int = 2) -> Path:
+    """The file of an untrained aggregator for `teachers`: their mean."""
+    path = folder / "aggregator.safetensors"
+    digests = {teacher.name: digest_file(teacher.path) for teacher in teachers}
+    aggregator = build_aggregator(TINY_AGGREGATOR, len(teachers), scale)
+    save_aggregator(path, aggregator, TINY_AGGREGATOR, scale, digests)
+    return path
 
 
 def train_teacher(folder: Path, name: str) -> TeacherFile:

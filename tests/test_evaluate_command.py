@@ -6,7 +6,7 @@ import csv
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from mtkd_dist.metrics import score, score_rgb, to_uint8
 from mtkd_dist.models import (
     build_aggregator,
     build_network,
+    digest_file,
     load_aggregator,
     load_network,
     save_aggregator,
@@ -91,12 +92,13 @@ def model(tmp_path: Path) -> Path:
     return make_teacher(tmp_path, "tiny").path
 
 
-def make_aggregator(folder: Path, teachers: list[str]) -> Path:
+def make_aggregator(folder: Path, teachers: Mapping[str, Path]) -> Path:
     """Away from the mean of its teachers, where a fresh one starts."""
     torch.manual_seed(7)
     aggregator = build_aggregator(TINY_AGGREGATOR, len(teachers), 2)
     torch.nn.init.normal_(aggregator.conv_last.weight, std=0.1)
-    save_aggregator(folder / "aggregator.safetensors", aggregator, TINY_AGGREGATOR, 2, teachers)
+    digests = {name: digest_file(path) for name, path in teachers.items()}
+    save_aggregator(folder / "aggregator.safetensors", aggregator, TINY_AGGREGATOR, 2, digests)
     return folder / "aggregator.safetensors"
 
 
@@ -148,14 +150,16 @@ def test_models_of_several_scales_are_each_scored_at_their_own(photos: Path, mod
 
 def test_an_aggregator_is_scored_on_the_images_of_its_teachers(photos: Path, tmp_path: Path) -> None:
     b, a = (make_teacher(tmp_path, name, seed=seed).path for seed, name in enumerate("ba"))
-    aggregator = make_aggregator(tmp_path, ["a", "b"])
+    aggregator = make_aggregator(tmp_path, {"a": a, "b": b})
     rows, lines = tmp_path / "rows.json", tmp_path / "images.csv"
     assert run(aggregator, b, a, "--data", photos, "--workers", 1, "--json", rows, "--csv", lines) == 0
     hr = read_image(photos / "00.png")
     lr = as_tensor(matlab_downscale(hr, 2))
     with torch.no_grad():
         stack = torch.stack([load_network(path).module(lr) for path in (a, b)], 1)
-        expected = score(to_uint8(load_aggregator(aggregator, ["a", "b"], 2)(stack)[0]), hr, 2)
+        expected = score(
+            to_uint8(load_aggregator(aggregator, {"a": digest_file(a), "b": digest_file(b)}, 2)(stack)[0]), hr, 2
+        )
     line = next(line for line in read_csv(lines) if (line["model"], line["image"]) == ("aggregator", "00.png"))
     assert float(line["psnr_y"]) == pytest.approx(expected.psnr_y, abs=1e-3)
     of = {row["model"]: row for row in json.loads(rows.read_text())}

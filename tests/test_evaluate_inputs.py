@@ -26,7 +26,7 @@ from tests.nets import TINY_AGGREGATOR, make_teacher, write_photos
 @pytest.fixture
 def aggregator(tmp_path: Path) -> Path:
     path = tmp_path / "aggregator.safetensors"
-    save_aggregator(path, build_aggregator(TINY_AGGREGATOR, 2, 2), TINY_AGGREGATOR, 2, ["a", "b"])
+    save_aggregator(path, build_aggregator(TINY_AGGREGATOR, 2, 2), TINY_AGGREGATOR, 2, {"a": "0" * 64, "b": "1" * 64})
     return path
 
 
@@ -89,6 +89,13 @@ def test_the_teachers_of_an_aggregator_must_have_its_scale(tmp_path: Path, aggre
     a, b = make_teacher(tmp_path, "a").path, make_teacher(tmp_path, "b", scale=3).path
     message = refused([str(a), str(b), str(aggregator)])
     for words in (str(aggregator), "x2", f"teacher b ({b}) enlarges 3 times"):
+        assert words in message
+
+
+def test_the_teachers_of_an_aggregator_must_be_the_files_it_was_trained_with(tmp_path: Path, aggregator: Path) -> None:
+    a, b = make_teacher(tmp_path, "a").path, make_teacher(tmp_path, "b").path
+    message = refused([str(a), str(b), str(aggregator)])
+    for words in (str(aggregator), "another file of the teacher 'a'", "000000000000"):
         assert words in message
 
 

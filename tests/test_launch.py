@@ -14,9 +14,9 @@ import ray
 import yaml
 
 from mtkd_dist import launch
-from mtkd_dist.models import load_network, read_metadata
+from mtkd_dist.models import digest_file, load_network, read_metadata
 from mtkd_dist.pools.cluster import sigterm_as_interrupt
-from tests.nets import TINY, TINY_AGGREGATOR, train_teacher, write_photos
+from tests.nets import TINY, TINY_AGGREGATOR, make_aggregator, train_teacher, write_photos
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -28,13 +28,13 @@ class Launched:
         self.output = folder / "run"
         write_photos(folder / "train", 4)
         write_photos(folder / "held", 2, side=48)  # another size: other pictures than the training ones
-        given = train_teacher(folder, "given")
+        self.given = train_teacher(folder, "given")
         training = {"steps": 4, "batch_size": 4, "patch": 8, "checkpoint_every": 2, "ema": 0.5}
         config = {
             "output": str(self.output),
             "data": [str(folder / "train")],
             "test": [f"held={folder / 'held'}"],
-            "teachers": [str(given.path), "edsr-baseline:name=trained,width=8,blocks=1"],
+            "teachers": [str(self.given.path), "edsr-baseline:name=trained,width=8,blocks=1"],
             "student": TINY,
             "aggregator": TINY_AGGREGATOR,
             "scale": 2,
@@ -97,7 +97,9 @@ def test_the_student_loads_without_being_told_what_it_is(launched: Launched) -> 
 
 def test_the_aggregator_knows_its_teachers_in_their_order(launched: Launched) -> None:
     metadata = read_metadata(launched.output / "aggregator.safetensors")
-    assert json.loads(metadata["teachers"]) == ["given", "trained"]
+    teachers = json.loads(metadata["teachers"])
+    assert list(teachers) == ["given", "trained"]
+    assert teachers["trained"] == digest_file(launched.output / "teachers" / "trained" / "weights.safetensors")
 
 
 def test_every_stage_leaves_a_manifest_with_inputs_versions_seed_and_scores(launched: Launched) -> None:
@@ -152,6 +154,20 @@ def test_a_changed_setting_runs_only_what_depends_on_it(launched: Launched, capf
     assert "aggregate: done before" in screen
     assert "distil: runs again, because of training" in screen
     assert "evaluate: done before" not in screen
+
+
+def test_an_aggregator_of_an_earlier_run_is_used_as_it_is(
+    launched: Launched, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    given = make_aggregator(tmp_path, [launched.given])
+    flags = ["--teachers", str(launched.given.path), "--aggregator", str(given)]
+    for said in ("aggregate: nothing to train", "aggregate: taken before"):
+        assert launched.launch(*flags, "--output", str(tmp_path / "run")) == 0
+        assert said in capfd.readouterr().out
+    assert digest_file(tmp_path / "run" / "aggregator.safetensors") == digest_file(given)
+    manifest = json.loads((tmp_path / "run" / "aggregate" / "manifest.json").read_text())
+    assert manifest["inputs"]["file"] == digest_file(given)
+    assert [row["model"] for row in manifest["scores"]] == ["aggregate"]
 
 
 def test_the_command_of_the_readme_in_a_process_of_its_own(launched: Launched, tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def _paper(scale: Scale) -> Config:
         test=[],
         teachers=["edsr", "rcan", "swinir"],
         student="edsr-baseline",
-        aggregator="dctswin:mean_skip=false",
+        aggregator="dctswin:mask=swin,mean_skip=false",
         scale=scale,
         images=ImagesConfig(held_out=0.0125),
         # The paper takes published teachers; one that is named instead of given as a file is trained like this.

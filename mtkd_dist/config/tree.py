@@ -106,7 +106,8 @@ class Config:
     student: str = "edsr-baseline"
     """The network to train (NAME or NAME:width=32,blocks=4)."""
     aggregator: str = "dctswin"
-    """The network that turns the teachers' images into one (NAME or NAME:width=48)."""
+    """The network that turns the teachers' images into one (NAME or NAME:width=48); or an aggregator that an
+    earlier run trained with these very teacher files (FILE.safetensors), which is used as it is."""
     scale: Scale = 4
     """Enlargement."""
     num_gpus: int | None = None

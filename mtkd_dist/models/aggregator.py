@@ -1,8 +1,15 @@
 """DCTSwin, the network that turns the images of N teachers into one (Jiang et al., MTKD, ECCV 2024, arXiv 2404.09571).
 
-Layer by layer as the released code of the authors has it, with two differences. The window attention has no mask: its
-tokens are frequencies of a whole window, so no token belongs to one region of a shifted window (the released mask is
-DCT-transformed by accident and separates nothing). And by default the output starts at the mean of the teachers.
+Layer by layer as the released code of the authors has it, with two improvements that are on by default:
+
+- `mean_skip`: the network corrects the mean of the teachers, and begins as exactly that mean.
+- `mask`: what is done in windows that the cyclic shift puts together from opposite edges of the image.
+  "separate": every frequency of such a window attends to itself alone. What is left is linear in each pixel, so
+  nothing passes from one edge to the other. "swin": the mask of Swin, as the paper has it, between tokens that are
+  frequencies of the whole window and belong to no region: it separates nothing. "none": such windows are as others.
+  (In the released code the regions of the mask go through the DCT themselves, by accident; nothing here does that.)
+
+`mask=swin,mean_skip=false` is the network of the paper. Neither changes what the state dict holds.
 
 Tensor names: B batch, N teachers, s scale, H W size in HR pixels, C width, n window.
 """
@@ -10,6 +17,7 @@ Tensor names: B batch, N teachers, s scale, H W size in HR pixels, C width, n wi
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +26,10 @@ from torch.nn.functional import leaky_relu, pixel_unshuffle, scaled_dot_product_
 from mtkd_dist.models.dct import DCTNorm, WindowDCT
 from mtkd_dist.models.edsr import RGB_MEAN
 from mtkd_dist.models.padding import pad_bottom_right, shortfall
+from mtkd_dist.models.shifted_windows import mixed_windows, region_mask
 from mtkd_dist.models.sizes import NetworkSpec, check_scale, parse_spec, require_divisible, require_positive
+
+WindowMask = Literal["separate", "swin", "none"]
 
 _HEAD_WIDTH = 64
 
@@ -32,6 +43,7 @@ class DCTSwinSizes:
     window: int = 8
     mlp_ratio: int = 2
     dct_norm: DCTNorm = "none"
+    mask: WindowMask = "separate"
     mean_skip: bool = True
     drop_path: float = 0.1
 
@@ -65,6 +77,7 @@ class DCTSwin(nn.Module):
         window: int = 8,
         mlp_ratio: int = 2,
         dct_norm: DCTNorm = "none",
+        mask: WindowMask = "separate",
         mean_skip: bool = True,
         drop_path: float = 0.1,
     ) -> None:
@@ -87,6 +100,7 @@ class DCTSwin(nn.Module):
                         window,
                         mlp_ratio,
                         dct_norm,
+                        mask,
                         shift=window // 2 if layer % 2 else 0,
                         drop_path=drop_path * (group * layers + layer) / deepest,
                     )
@@ -142,10 +156,18 @@ class DCTSwinLayer(nn.Module):
     """Attention among the 64 frequencies of each window, then an MLP per pixel; (B,h,w,C) -> (B,h,w,C) at LR size."""
 
     def __init__(
-        self, width: int, heads: int, window: int, mlp_ratio: int, dct_norm: DCTNorm, shift: int, drop_path: float
+        self,
+        width: int,
+        heads: int,
+        window: int,
+        mlp_ratio: int,
+        dct_norm: DCTNorm,
+        mask: WindowMask,
+        shift: int,
+        drop_path: float,
     ) -> None:
         super().__init__()
-        self.window, self.shift, self.drop_path = window, shift, drop_path
+        self.window, self.mask, self.shift, self.drop_path = window, mask, shift, drop_path
         self.norm1 = nn.LayerNorm(width)
         self.dct = WindowDCT(window, dct_norm)
         self.attention = _FrequencyAttention(width, heads, window)
@@ -161,8 +183,13 @@ class DCTSwinLayer(nn.Module):
         n = self.window
         tokens = tokens.roll((-self.shift, -self.shift), dims=(1, 2))
         windows = tokens.reshape(batch, height // n, n, width // n, n, channels).transpose(2, 3)
-        coefficients = self.dct(windows.reshape(-1, n, n, channels))
-        coefficients = self.attention(coefficients.flatten(1, 2)).reshape(-1, n, n, channels)
+        coefficients = self.dct(windows.reshape(-1, n * n, channels))
+        geometry = ((height, width), n, self.shift, tokens.device)
+        coefficients = self.attention(
+            coefficients,
+            mask=region_mask(*geometry) if self.shift and self.mask == "swin" else None,
+            alone=mixed_windows(*geometry) if self.shift and self.mask == "separate" else None,
+        )
         windows = self.dct.invert(coefficients).reshape(batch, height // n, width // n, n, n, channels)
         tokens = windows.transpose(2, 3).reshape(batch, height, width, channels)
         return tokens.roll((self.shift, self.shift), dims=(1, 2))
@@ -176,7 +203,11 @@ class DCTSwinLayer(nn.Module):
 
 
 class _FrequencyAttention(nn.Module):
-    """Multi-head self-attention of (M,n^2,C) with a learned bias for every offset between two of the n x n places."""
+    """Multi-head self-attention of (M,n^2,C) with a learned bias for every offset between two of the n x n places.
+
+    The M windows are those of several images, one image after the other. For the windows of one image, `mask`
+    (windows,n^2,n^2) is added to the logits, and where `alone` (windows,) is True each token attends to itself only.
+    """
 
     offset: Tensor
 
@@ -192,12 +223,17 @@ class _FrequencyAttention(nn.Module):
         offset = (row[:, None] - row + window - 1) * (2 * window - 1) + (column[:, None] - column + window - 1)
         self.register_buffer("offset", offset, persistent=False)
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, mask: Tensor | None = None, alone: Tensor | None = None) -> Tensor:
         count, places, channels = tokens.shape
         qkv = self.qkv(tokens).reshape(count, places, 3, self.heads, channels // self.heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
         bias = self.bias_table[self.offset].permute(2, 0, 1)
+        if mask is not None:
+            bias = (bias + mask[:, None]).repeat(count // len(mask), 1, 1, 1)
         mixed = scaled_dot_product_attention(query, key, value, attn_mask=bias.to(query.dtype))
+        if alone is not None:
+            # Exact, where a mask would leave what e^-100 leaves, beside logits of that size.
+            mixed = torch.where(alone.repeat(count // len(alone))[:, None, None, None], value, mixed)
         return self.proj(mixed.transpose(1, 2).reshape(count, places, channels))
 
 

@@ -1,34 +1,37 @@
-"""The file of a trained aggregator. It knows its teachers by name and order: a permuted one would be silently wrong."""
+"""The file of a trained aggregator. It knows its teachers by name, order and digest."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from mtkd_dist.models.aggregator import DCTSwin, build_aggregator
+from mtkd_dist.models.provenance import check_made_with, teachers_text
 from mtkd_dist.models.weights import load_strict, read_metadata, read_state_dict, save_network
 
 
-def save_aggregator(path: Path, aggregator: DCTSwin, network: str, scale: int, teachers: Sequence[str]) -> None:
-    """Weights as safetensors with `network` (its text), `scale` and `teachers` (names in order) as metadata."""
-    save_network(path, aggregator, {"network": network, "scale": str(scale), "teachers": json.dumps(list(teachers))})
+def aggregator_path(text: str) -> Path | None:
+    """The file that the setting `aggregator` gives, or None where it is the text of a network to train."""
+    return Path(text) if text.endswith(".safetensors") else None
 
 
-def load_aggregator(path: Path, teachers: Sequence[str], scale: int) -> DCTSwin:
+def save_aggregator(path: Path, aggregator: DCTSwin, network: str, scale: int, teachers: Mapping[str, str]) -> None:
+    """Weights as safetensors with `network` (its text), `scale` and `teachers` (name -> SHA-256, in order)."""
+    save_network(path, aggregator, {"network": network, "scale": str(scale), "teachers": teachers_text(teachers)})
+
+
+def load_aggregator(path: Path, teachers: Mapping[str, str], scale: int) -> DCTSwin:
     """A frozen aggregator: (B,N,3,H,W) in [0,1] -> (B,3,H,W).
 
-    Errors: ValueError when the file was trained for other teachers, another order of them, or another scale.
+    `teachers`: name -> SHA-256 of the file of those whose images it will get, in order.
+    Errors: FileNotFoundError; ValueError when it is no aggregator, or was trained for others, in another order or for
+    another scale.
     """
-    metadata = read_metadata(path)
-    if not metadata.keys() >= {"network", "scale", "teachers"}:
-        raise ValueError(f"{path} is not an aggregator of mtkd-dist: it says no network, scale and teachers")
-    found = (json.loads(metadata["teachers"]), int(metadata["scale"]))
-    if found != (list(teachers), scale):
-        raise ValueError(
-            f"{path} was trained for teachers {found[0]} at x{found[1]}, expected {list(teachers)} at x{scale}; "
-            "give the teachers in that order, or train the aggregator again"
-        )
-    aggregator = build_aggregator(metadata["network"], len(teachers), scale)
+    check_made_with(path, "aggregator", teachers, scale)
+    network = read_metadata(path)["network"]
+    try:
+        aggregator = build_aggregator(network, len(teachers), scale)
+    except ValueError as error:
+        raise ValueError(f"{path} is no aggregator: {error}; give the aggregator.safetensors of a run") from error
     load_strict(aggregator, read_state_dict(path), str(path))
     return aggregator.eval().requires_grad_(False)

@@ -1,4 +1,4 @@
-"""The 2-D discrete cosine transform of small windows, as two products with a fixed matrix."""
+"""The 2-D discrete cosine transform of small windows, as one product with a fixed matrix."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ DCTNorm = Literal["none", "ortho"]
 
 
 class WindowDCT(nn.Module):
-    """DCT-II of (M,n,n,C) windows over both window axes, per channel, and its exact inverse.
+    """DCT-II of (M,n*n,C) windows, row by row, over both window axes, per channel, and its exact inverse.
 
     norm "none": the unnormalised transform (`torch-dct` and SciPy by default), in which the first coefficient of an
     8x8 window is 256 times its mean. norm "ortho": orthonormal, 8 times the mean.
+
+    One product with the n^2 x n^2 matrix of both axes does four times the arithmetic of two with the n x n matrix, in
+    one pass over the memory: measured, it is no slower on a CPU, and it is half the kernels of a GPU.
     """
 
     basis: Tensor
@@ -23,31 +26,23 @@ class WindowDCT(nn.Module):
     def __init__(self, window: int, norm: DCTNorm) -> None:
         super().__init__()
         basis, inverse = _dct_matrices(window, norm)
-        self.register_buffer("basis", basis, persistent=False)
-        self.register_buffer("inverse", inverse, persistent=False)
+        self.register_buffer("basis", torch.kron(basis, basis).float(), persistent=False)
+        self.register_buffer("inverse", torch.kron(inverse, inverse).float(), persistent=False)
 
     def forward(self, windows: Tensor) -> Tensor:
-        """(M,n,n,C) pixels -> (M,n,n,C) coefficients, lowest frequency first."""
-        return _both_axes(self.basis, windows)
+        """(M,n*n,C) pixels -> (M,n*n,C) coefficients, lowest frequency first."""
+        return self.basis @ windows
 
     def invert(self, coefficients: Tensor) -> Tensor:
-        """(M,n,n,C) coefficients -> (M,n,n,C) pixels."""
-        return _both_axes(self.inverse, coefficients)
-
-
-def _both_axes(matrix: Tensor, windows: Tensor) -> Tensor:
-    count, side, _, channels = windows.shape
-    rows = matrix @ windows.reshape(count, side, side * channels)
-    columns = matrix @ rows.reshape(count * side, side, channels)
-    return columns.reshape(count, side, side, channels)
+        """(M,n*n,C) coefficients -> (M,n*n,C) pixels."""
+        return self.inverse @ coefficients
 
 
 def _dct_matrices(size: int, norm: DCTNorm) -> tuple[Tensor, Tensor]:
-    """(size,size) float32 matrices of the DCT-II and of its inverse, computed in float64."""
+    """(size,size) float64 matrices of the DCT-II and of its inverse."""
     index = torch.arange(size, dtype=torch.float64)
     cosines = 2 * torch.cos(torch.pi * (2 * index + 1) * index[:, None] / (2 * size))
     gains = torch.full((size, 1), (2 * size) ** 0.5, dtype=torch.float64)
     gains[0] = (4 * size) ** 0.5
     orthonormal = cosines / gains
-    basis, inverse = (cosines, (orthonormal / gains).T) if norm == "none" else (orthonormal, orthonormal.T)
-    return basis.float(), inverse.float().contiguous()
+    return (cosines, (orthonormal / gains).T) if norm == "none" else (orthonormal, orthonormal.T)

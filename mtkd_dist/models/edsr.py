@@ -19,6 +19,9 @@ RGB_MEAN = (0.4488, 0.4371, 0.4040)
 MEAN_SHIFT_KEYS = frozenset({"sub_mean.weight", "sub_mean.bias", "add_mean.weight", "add_mean.bias"})
 """What official files hold beside the weights: the mean shift as two frozen 1x1 convolutions."""
 
+EDSR_KEYS = frozenset({"head.0.weight", "body.0.body.0.weight", "body.0.body.2.weight", "tail.1.weight"})
+"""Keys by which an EDSR is known."""
+
 
 @dataclass(frozen=True)
 class EDSRSizes:
@@ -61,7 +64,7 @@ def describe_edsr(state_dict: Mapping[str, Tensor]) -> tuple[str, int] | None:
     The residual scale leaves no trace in a file: 0.1 is taken for width 256 and 1 for all others, which is what the
     two published networks have.
     """
-    if not {"head.0.weight", "body.0.body.0.weight", "body.0.body.2.weight", "tail.1.weight"} <= state_dict.keys():
+    if not state_dict.keys() >= EDSR_KEYS:
         return None
     width = state_dict["head.0.weight"].shape[0]
     blocks = len({key for key in state_dict if key.startswith("body.") and key.endswith(".body.0.weight")})
@@ -71,21 +74,19 @@ def describe_edsr(state_dict: Mapping[str, Tensor]) -> tuple[str, int] | None:
     return f"{'edsr' if width == 256 else 'edsr-baseline'}:width={width},blocks={blocks}", scale
 
 
+def mean_shift(value_range: float) -> dict[str, Tensor]:
+    """What official files for values in [0,`value_range`] hold under `MEAN_SHIFT_KEYS`."""
+    identity, mean = torch.eye(3).view(3, 3, 1, 1), value_range * torch.tensor(RGB_MEAN)
+    return {"sub_mean.weight": identity, "sub_mean.bias": -mean, "add_mean.weight": identity, "add_mean.bias": mean}
+
+
 def mean_shift_range(state_dict: Mapping[str, Tensor]) -> float:
     """The value range (255 in official files) for which the mean shift of an official state dict was made.
 
     Raises ValueError where the shift is not the mean colour of DIV2K times one number, put back as it was taken off.
     """
-    mean = torch.tensor(RGB_MEAN)
-    value_range = round(float(state_dict["add_mean.bias"].sum() / mean.sum()), 2)
-    identity = torch.eye(3).view(3, 3, 1, 1)
-    expected = {
-        "sub_mean.weight": identity,
-        "sub_mean.bias": -value_range * mean,
-        "add_mean.weight": identity,
-        "add_mean.bias": value_range * mean,
-    }
-    for key, value in expected.items():
+    value_range = round(float(state_dict["add_mean.bias"].sum() / sum(RGB_MEAN)), 2)
+    for key, value in mean_shift(value_range).items():
         if not torch.allclose(state_dict[key].float(), value, rtol=1e-3, atol=1e-5):
             raise ValueError(
                 f"{key} is {state_dict[key].flatten().tolist()}, expected about {value.flatten().tolist()}: "

@@ -19,6 +19,9 @@ from mtkd_dist.models.sizes import check_scale, require_positive
 _MINIMUM = 15
 """Smallest side in pixels for which the attention's strided convolution and its 7x7 pooling leave one value."""
 
+RLFN_KEYS = frozenset({"conv_1.weight", "block_1.c1_r.weight", "block_1.esa.conv_f.weight", "upsampler.0.weight"})
+"""Keys by which an RLFN is known."""
+
 
 @dataclass(frozen=True)
 class RLFNSizes:
@@ -60,9 +63,7 @@ class RLFN(nn.Module):
 
 def describe_rlfn(state_dict: Mapping[str, Tensor]) -> tuple[str, int] | None:
     """(network text, scale) of an RLFN state dict, or None where it is not one."""
-    if not {"conv_1.weight", "block_1.c1_r.weight", "block_1.esa.conv_f.weight", "upsampler.0.weight"} <= set(
-        state_dict
-    ):
+    if not state_dict.keys() >= RLFN_KEYS:
         return None
     width = state_dict["conv_1.weight"].shape[0]
     blocks = len({key for key in state_dict if key.endswith(".c1_r.weight")})

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, mse_loss
 
+from mtkd_dist.models.basicsr_names import official_names
 from mtkd_dist.models.edsr import EDSR, MEAN_SHIFT_KEYS, describe_edsr, mean_shift_range
 from mtkd_dist.models.registry import build_network, count_params, parse_network
 from mtkd_dist.models.rlfn import describe_rlfn
@@ -129,8 +130,10 @@ def load_network(
     """Build the network that a file belongs to, and fill it.
 
     Our own files are rebuilt from their metadata; EDSR and RLFN are recognised by their keys, all else by spandrel.
+    EDSR and RCAN may have the official names or those of BasicSR.
     `input_range` is the range of values that the file's network was trained on. Default: 255 for published EDSR (read
-    from its mean shift) and RLFN files, else 1. No file states it; `check_input_range` finds out a wrong one.
+    from its mean shift where there is one) and RLFN files, else 1. No file states it; `check_input_range` finds out a
+    wrong one.
     Raises ValueError for an unknown architecture or a scale other than `scale`, WeightsMismatch for wrong keys.
     """
     path = Path(path)
@@ -218,6 +221,7 @@ def _build_for(
             raise ValueError(f"{path}: its metadata {metadata} name no network that can be built: {error}") from error
         load_strict(network, state_dict, str(path))
         return network, spec.text, scale, 1.0
+    state_dict = official_names(state_dict, input_range or 255.0)
     if edsr := describe_edsr(state_dict):
         spec, scale = parse_network(edsr[0]), edsr[1]
         shifted = state_dict.keys() >= MEAN_SHIFT_KEYS

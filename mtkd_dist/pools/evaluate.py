@@ -24,7 +24,7 @@ from mtkd_dist.models.spandrel_adapter import allow_torchvision_import
 from mtkd_dist.models.tiling import enlarge
 from mtkd_dist.pools.device import pick_device, use_threads
 from mtkd_dist.pools.placement import Resources
-from mtkd_dist.pools.teacher_worker import TeacherFile
+from mtkd_dist.pools.teacher_worker import TeacherFile, digests_of
 
 BICUBIC, MEAN, AGGREGATE, STUDENT = "bicubic", "mean of teachers", "aggregate", "student"
 ENSEMBLE_MARK = "+"
@@ -48,7 +48,7 @@ class Merged:
     def load(self, scale: int) -> nn.Module:
         """The frozen aggregator. Errors: ValueError where it was trained for others than `teachers` or `scale`."""
         assert self.aggregator is not None
-        return load_aggregator(self.aggregator, [teacher.name for teacher in self.teachers], scale)
+        return load_aggregator(self.aggregator, digests_of(self.teachers), scale)
 
 
 @dataclass(frozen=True)

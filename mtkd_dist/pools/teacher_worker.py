@@ -6,6 +6,7 @@ Ray knows it as the actor class `TeacherWorker`. The class itself is plain Pytho
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from mtkd_dist.config.tree import WireDtype
 from mtkd_dist.data import ImageStore, Plan, Sample
 from mtkd_dist.methods import FrozenNetworks, Method
-from mtkd_dist.models import load_aggregator, load_network
+from mtkd_dist.models import digest_file, load_aggregator, load_network
 from mtkd_dist.pools.device import pick_device, use_threads
 from mtkd_dist.pools.placement import PoolSize
 from mtkd_dist.pools.wire import Answer, Meta, pack, size_bytes
@@ -52,11 +53,19 @@ class TeacherJob:
 def load_networks(
     teachers: tuple[TeacherFile, ...], aggregator: Path | None, scale: int, device: torch.device
 ) -> FrozenNetworks:
-    """Frozen networks on `device`, teachers by name in the order given."""
+    """Frozen networks on `device`, teachers by name in the order given.
+
+    Errors: ValueError for a file of the wrong scale, or an aggregator that was trained with other teachers.
+    """
     return FrozenNetworks(
         {t.name: load_network(t.path, scale=scale, input_range=t.input_range).module.to(device) for t in teachers},
-        load_aggregator(aggregator, [t.name for t in teachers], scale).to(device) if aggregator else None,
+        load_aggregator(aggregator, digests_of(teachers), scale).to(device) if aggregator else None,
     )
+
+
+def digests_of(teachers: Sequence[TeacherFile]) -> dict[str, str]:
+    """Name -> SHA-256 of the file, in order: what an aggregator remembers of its teachers."""
+    return {teacher.name: digest_file(teacher.path) for teacher in teachers}
 
 
 def open_images(folder: Path, plan: Plan) -> ImageStore:

@@ -1,33 +1,53 @@
-"""Stage `aggregate`: the aggregator learns to turn the teachers' images into the truth."""
+"""Stage `aggregate`: the aggregator learns to turn the teachers' images into the truth, or one is given that does."""
 
 from __future__ import annotations
 
+import os
+import shutil
+import time
 from pathlib import Path
 
 from torch import Tensor
 
 from mtkd_dist.methods import Aggregation
-from mtkd_dist.models import build_aggregator, load_strict, parse_aggregator, save_aggregator
+from mtkd_dist.models import (
+    aggregator_path,
+    build_aggregator,
+    digest_file,
+    load_aggregator,
+    load_strict,
+    parse_aggregator,
+    save_aggregator,
+)
+from mtkd_dist.stages import manifest
+from mtkd_dist.stages.manifest import Manifest
 from mtkd_dist.stages.run import Run
 from mtkd_dist.stages.teachers import ReadyTeachers
 from mtkd_dist.stages.training import Training, train_stage
 
+STAGE = "aggregate"
+FILE = "aggregator.safetensors"
+
 
 def run_aggregate(run: Run, teachers: ReadyTeachers) -> Path:
-    """Train the aggregator; returns its file."""
+    """Train the aggregator, or take the one that is given; returns its file in the output folder."""
+    given = aggregator_path(run.config.aggregator)
+    return _trained(run, teachers) if given is None else _given(run, teachers, given)
+
+
+def _trained(run: Run, teachers: ReadyTeachers) -> Path:
     config = run.config
-    path = run.output / "aggregator.safetensors"
+    path = run.output / FILE
     network = parse_aggregator(config.aggregator).text
-    names = [file.name for file in teachers.files]
 
     def write(weights: dict[str, Tensor]) -> list[Path]:
-        aggregator = build_aggregator(network, len(names), config.scale)
-        load_strict(aggregator, weights, "aggregate")
-        save_aggregator(path, aggregator, network, config.scale, names)
+        aggregator = build_aggregator(network, len(teachers.files), config.scale)
+        load_strict(aggregator, weights, STAGE)
+        save_aggregator(path, aggregator, network, config.scale, teachers.digests)
         return [path]
 
     training = Training(
-        "aggregate",
+        STAGE,
         network,
         Aggregation(),
         config.aggregate,
@@ -36,4 +56,37 @@ def run_aggregate(run: Run, teachers: ReadyTeachers) -> Path:
         trains_aggregator=True,
     )
     train_stage(run, training, write)
+    return path
+
+
+def _given(run: Run, teachers: ReadyTeachers, given: Path) -> Path:
+    """Errors: FileNotFoundError, ValueError as `load_aggregator`."""
+    folder, path = run.output / STAGE, run.output / FILE
+    inputs = {"file": digest_file(given), "teachers": teachers.digests, "scale": run.config.scale}
+    old = manifest.read(folder)
+    if old is not None and not manifest.changed(old, inputs, manifest.digests(run.output, old.outputs)):
+        run.say(f"{STAGE}: taken before")
+        return path
+    began = time.monotonic()
+    load_aggregator(given, teachers.digests, run.config.scale)
+    # By way of a second name: the file that is given may be the very one in the output folder.
+    copy = path.with_name(f".{path.name}.tmp")
+    shutil.copyfile(given, copy)
+    os.replace(copy, path)
+    folder.mkdir(parents=True, exist_ok=True)
+    manifest.write(
+        folder,
+        Manifest(
+            stage=STAGE,
+            inputs=inputs,
+            outputs={FILE: digest_file(path)},
+            seed=run.config.seed,
+            seconds=time.monotonic() - began,
+            summary={"path": str(given.resolve())},
+        ),
+    )
+    tracked = run.tracker.stage(STAGE)
+    tracked.params({"path": given.resolve()})
+    tracked.finish()
+    run.say(f"{STAGE}: nothing to train, the aggregator is {given}")
     return path

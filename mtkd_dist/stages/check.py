@@ -10,8 +10,17 @@ from typing import TypeVar
 
 from mtkd_dist.config.load import ConfigError, nearest
 from mtkd_dist.config.tree import Config, TrainingConfig
-from mtkd_dist.models import build_aggregator, load_network, network_names, parse_aggregator, parse_network
-from mtkd_dist.stages.teacher_spec import parse_teachers
+from mtkd_dist.models import (
+    aggregator_path,
+    build_aggregator,
+    digest_file,
+    load_aggregator,
+    load_network,
+    network_names,
+    parse_aggregator,
+    parse_network,
+)
+from mtkd_dist.stages.teacher_spec import TeacherSpec, parse_teachers
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -78,10 +87,12 @@ def _names_beside(path: Path) -> list[str]:
 
 def _check_networks(config: Config) -> None:
     _parse("student", config.student, parse_network)
-    aggregator = _parse("aggregator", config.aggregator, parse_aggregator)
+    given = aggregator_path(config.aggregator)
+    aggregator = None if given else _parse("aggregator", config.aggregator, parse_aggregator)
     _require(bool(config.teachers), "teachers", config.teachers, "at least one file or network")
     teachers = _parse("teachers", config.teachers, parse_teachers)
-    _parse("aggregator", aggregator, lambda spec: build_aggregator(spec, len(teachers), config.scale))
+    if aggregator:
+        _parse("aggregator", aggregator, lambda spec: build_aggregator(spec, len(teachers), config.scale))
     for teacher in teachers:
         if teacher.path is None:
             continue
@@ -97,6 +108,24 @@ def _check_networks(config: Config) -> None:
             teacher.path,
             functools.partial(load_network, scale=config.scale, input_range=teacher.input_range),
         )
+    if given:
+        _check_given_aggregator(given, teachers, config.scale)
+
+
+def _check_given_aggregator(given: Path, teachers: list[TeacherSpec], scale: int) -> None:
+    if not given.is_file():
+        close = nearest(given.name, _names_beside(given))
+        raise ConfigError(f"aggregator: {str(given)!r} does not exist; expected a file of an earlier run.{close}")
+    digests = {}
+    for teacher in teachers:
+        if teacher.path is None:
+            raise ConfigError(
+                f"aggregator: {str(given)!r} cannot know the teacher {teacher.name!r}, which this run trains first; "
+                f"expected weight files for all teachers (OUTPUT/teachers/{teacher.name}/weights.safetensors:name="
+                f"{teacher.name} of the run that made it), or an aggregator to train (dctswin)"
+            )
+        digests[teacher.name] = digest_file(teacher.path)
+    _parse("aggregator", given, lambda path: load_aggregator(path, digests, scale))
 
 
 def _parse(key: str, value: T, parse: Callable[[T], R]) -> R:
@@ -140,10 +169,9 @@ def _check_link(config: Config) -> None:
     link = config.link
     _require(link.window_steps >= 1, "link.window_steps", link.window_steps, "at least 1")
     _require(link.starved_seconds > 0, "link.starved_seconds", link.starved_seconds, "a number above 0")
-    need = max(
-        step_bytes(config.aggregate, config.scale, len(config.teachers), link.wire),
-        step_bytes(config.distil, config.scale, 1, link.wire),
-    )
+    need = step_bytes(config.distil, config.scale, 1, link.wire)
+    if aggregator_path(config.aggregator) is None:
+        need = max(need, step_bytes(config.aggregate, config.scale, len(config.teachers), link.wire))
     _require(
         link.max_bytes >= need,
         "link.max_bytes",

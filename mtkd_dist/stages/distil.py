@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from torch import Tensor
 
 from mtkd_dist.methods import MTKD
-from mtkd_dist.models import build_network, digest_file, load_strict, parse_network, save_network
+from mtkd_dist.models import build_network, digest_file, load_strict, parse_network, save_network, teachers_text
 from mtkd_dist.stages.run import Run
 from mtkd_dist.stages.teachers import ReadyTeachers
 from mtkd_dist.stages.training import Training, train_stage
@@ -28,7 +27,7 @@ def run_distil(run: Run, teachers: ReadyTeachers, aggregator: Path) -> Path:
             "network": network,
             "scale": str(config.scale),
             "method": "mtkd",
-            "teachers": json.dumps(teachers.digests),
+            "teachers": teachers_text(teachers.digests),
         }
         save_network(path, student, metadata)
         return [path]

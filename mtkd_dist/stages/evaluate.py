@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from mtkd_dist.models import digest_file, load_network
+from mtkd_dist.models import check_student, digest_file, load_network
 from mtkd_dist.models.registry import count_params
 from mtkd_dist.pools.evaluate import (
     AGGREGATE,
@@ -46,6 +46,7 @@ def run_evaluate(run: Run, teachers: ReadyTeachers, aggregator: Path, student: P
     if old is not None and not manifest.changed(old, inputs, manifest.digests(run.output, old.outputs)):
         run.say("evaluate: done before")
         return old.scores
+    check_student(student, teachers.digests, run.config.scale)
     folder.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     merged = Merged(AGGREGATE, teachers.files, aggregator)
