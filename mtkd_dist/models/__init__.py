@@ -4,6 +4,7 @@ from mtkd_dist.models.aggregator import DCTSwin, build_aggregator, parse_aggrega
 from mtkd_dist.models.aggregator_file import load_aggregator, save_aggregator
 from mtkd_dist.models.registry import build_network, count_params, is_network_name, network_names, parse_network
 from mtkd_dist.models.sizes import NetworkSpec
+from mtkd_dist.models.start import starting_weights
 from mtkd_dist.models.weights import (
     LoadedNetwork,
     WeightsMismatch,
@@ -37,4 +38,5 @@ __all__ = [
     "read_state_dict",
     "save_aggregator",
     "save_network",
+    "starting_weights",
 ]
