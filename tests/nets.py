@@ -17,10 +17,10 @@ from mtkd_dist.methods import Aggregation, Method, Supervised
 from mtkd_dist.models import build_network, load_strict, save_network
 from mtkd_dist.pools.placement import PoolSize
 from mtkd_dist.pools.teacher_worker import TeacherFile, TeacherJob
+from mtkd_dist.train.job import StudentJob
 from mtkd_dist.train.loop import train
-from mtkd_dist.train.source import LocalSource, slots_of_rank
+from mtkd_dist.train.source import LocalSource, Share
 from mtkd_dist.train.state import TrainState
-from mtkd_dist.train.worker import StudentJob
 
 TINY = "edsr-baseline:width=8,blocks=1"
 TINY_AGGREGATOR = "dctswin:width=12,groups=1,layers=2,heads=2"
@@ -61,16 +61,32 @@ def train_teacher(folder: Path, name: str) -> TeacherFile:
     return teacher
 
 
+def share(job: StudentJob, slots: list[int] | None = None) -> Share:
+    """What a rank takes; without `slots`, the whole step."""
+    return Share(job.images, job.plan, job.slot_size, list(range(job.slots_per_step)) if slots is None else slots)
+
+
 def train_alone(
     job: StudentJob,
     state: TrainState,
     checkpoint: Callable[[], None] = lambda: None,
     post: Callable[[list[dict[str, Any]]], None] = lambda records: None,
+    validate: Callable[[], None] = lambda: None,
+    network: nn.Module | None = None,
 ) -> None:
     """The training loop in this process: one rank that cuts its own samples."""
-    slots = slots_of_rank(job.slots_per_step, 0, 1)
-    source = LocalSource(job.images, job.plan, job.slot_size, slots, torch.device("cpu"))
-    train(state, state.model, job.method, source, job.training, seed=job.seed, rank=0, checkpoint=checkpoint, post=post)
+    train(
+        state,
+        network or state.model,
+        job.method,
+        LocalSource(share(job), torch.device("cpu"), job.training.channels_last),
+        job.training,
+        seed=job.seed,
+        rank=0,
+        checkpoint=checkpoint,
+        post=post,
+        validate=validate,
+    )
 
 
 def make_plan(store: ImageStore, batch_size: int = 4, patch: int = 8, seed: int = 0) -> Plan:

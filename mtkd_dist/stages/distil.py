@@ -33,6 +33,7 @@ def run_distil(run: Run, teachers: ReadyTeachers, aggregator: Path) -> Path:
         save_network(path, student, metadata)
         return [path]
 
+    start = Path(config.student_weights).resolve() if config.student_weights is not None else None
     training = Training(
         "distil",
         network,
@@ -42,6 +43,8 @@ def run_distil(run: Run, teachers: ReadyTeachers, aggregator: Path) -> Path:
         teacher_digests=teachers.digests,
         aggregator=aggregator,
         aggregator_digest=digest_file(aggregator),
+        start=start,
+        start_digest=digest_file(start) if start is not None else None,
     )
     train_stage(run, training, write)
     return path
