@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,11 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch.nn.functional import l1_loss
 
 from mtkd_dist.config.tree import TrainingConfig
 from mtkd_dist.data import ImageStore, Plan, build_store
-from mtkd_dist.methods import Aggregation, Method, Supervised
+from mtkd_dist.methods import Aggregation, Batch, Losses, Method, Supervised
 from mtkd_dist.models import build_network, load_strict, save_network
 from mtkd_dist.pools.placement import PoolSize
 from mtkd_dist.pools.teacher_worker import TeacherFile, TeacherJob
@@ -123,6 +126,25 @@ def make_teacher_job(folder: Path, teachers: Sequence[str] = ("a",)) -> TeacherJ
         wire="float32",
         pool=PoolSize(workers=1, cpus=1, gpus=0),
     )
+
+
+@dataclass(frozen=True)
+class NaNFor(Supervised):
+    """The loss of one sample is NaN, and its gradient is not: L1 hides a NaN from its gradient."""
+
+    lr: bytes = b""
+    """The sample's LR crop, uint8."""
+
+    def loss(self, student: nn.Module, batch: Batch) -> Losses:
+        hit = [(image * 255).round().byte().numpy().tobytes() == self.lr for image in batch.lr]
+        truth = batch.hr * torch.tensor([math.nan if h else 1.0 for h in hit]).view(-1, 1, 1, 1)
+        loss = l1_loss(student(batch.lr), truth)
+        return Losses(loss, {"l1_hr": loss})
+
+
+def nan_for(store: ImageStore, plan: Plan, step: int, row: int) -> NaNFor:
+    """NaN for the `row`-th sample of `step`."""
+    return NaNFor(lr=store.cut(plan.samples(step)[row], plan.patch)[0].tobytes())
 
 
 class Nearest(nn.Module):
