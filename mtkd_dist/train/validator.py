@@ -78,7 +78,9 @@ def validator(job: ValidationJob | None, board: ActorHandle) -> Iterator[ActorHa
     if job is None:
         yield None
         return
-    handle = ray.remote(Validator).options(num_cpus=0, max_restarts=RESTARTS).remote(job, board)
+    # A call that its death interrupts is made again: what it had taken is lost with it.
+    actor = ray.remote(Validator).options(num_cpus=0, max_restarts=RESTARTS, max_task_retries=RESTARTS)
+    handle = actor.remote(job, board)
     try:
         yield handle
     finally:
