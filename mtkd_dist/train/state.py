@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam
 from torch.optim.lr_scheduler import MultiStepLR
-from torch.optim.swa_utils import AveragedModel
 
 from mtkd_dist.config.tree import TrainingConfig
-
-Tensors = list[Tensor] | tuple[Tensor, ...]
 
 CHECKPOINT_FILE = "state.pt"
 
@@ -28,7 +26,7 @@ class TrainState:
     def __init__(self, model: nn.Module, config: TrainingConfig) -> None:
         self.model = model
         self._ema_decay = config.ema
-        self.ema = AveragedModel(model, multi_avg_fn=self._average, use_buffers=True) if config.ema > 0 else None
+        self.ema = copy.deepcopy(model).requires_grad_(False) if config.ema > 0 else None
         # The fused kernels are those that heed `found_inf`.
         self.optimizer = Adam(model.parameters(), lr=config.learning_rate, fused=True)
         self.scheduler = MultiStepLR(
@@ -49,22 +47,30 @@ class TrainState:
         self.optimizer.step()
         self.scheduler.step()
         if self.ema is not None:
-            self.ema.update_parameters(self.model)
+            self._average(self.ema)
         self.step += 1
 
     @torch.no_grad()
-    def _average(self, averages: Tensors, values: Tensors, _: Tensor | int) -> None:
-        """What torch's own function does, but a step that was stopped counts nothing, and indices are no averages."""
-        if averages[0].is_floating_point():
-            changes = torch._foreach_sub(values, averages)
-            torch._foreach_mul_(changes, (1 - self._ema_decay) * (1 - self._stopped))
-            torch._foreach_add_(averages, changes)
-        else:
+    def _average(self, ema: nn.Module) -> None:
+        """The first step is copied, later ones are weighed in. Torch's AveragedModel would wait for the GPU each step,
+        and it rounds indices down when it averages them."""
+        pairs = [
+            (average, value)
+            for of_ema, of_model in ((ema.parameters, self.model.parameters), (ema.buffers, self.model.buffers))
+            for average, value in zip(of_ema(), of_model(), strict=True)
+            if average.is_floating_point()
+        ]
+        averages, values = [average for average, _ in pairs], [value for _, value in pairs]
+        if self.step == 0:
             torch._foreach_copy_(averages, values)
+            return
+        changes = torch._foreach_sub(values, averages)
+        torch._foreach_mul_(changes, (1 - self._ema_decay) * (1 - self._stopped))
+        torch._foreach_add_(averages, changes)
 
     def result(self) -> dict[str, Tensor]:
         """The weights that the training is for: the EMA where there is one."""
-        network = self.model if self.ema is None else self.ema.module
+        network = self.model if self.ema is None else self.ema
         return network.state_dict()
 
     def state_dict(self) -> dict[str, Any]:
