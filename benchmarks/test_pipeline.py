@@ -26,9 +26,9 @@ from mtkd_dist.models import build_aggregator, build_network, digest_file, save_
 from mtkd_dist.pools.placement import Layout, PoolSize
 from mtkd_dist.pools.teacher_pool import teacher_pool
 from mtkd_dist.pools.teacher_worker import TeacherFile, TeacherJob
-from mtkd_dist.train.source import LinkSource
+from mtkd_dist.train.job import StudentJob
+from mtkd_dist.train.source import LinkSource, Share
 from mtkd_dist.train.trainer import Update, run_training
-from mtkd_dist.train.worker import StudentJob
 
 SCALE, PATCH, BATCH, SLOT = 2, 48, 16, 4
 TEACHERS = ("edsr-baseline:width=16,blocks=2", "edsr-baseline:width=24,blocks=2")
@@ -101,7 +101,8 @@ def test_link_alone(bench: Bench, table: Table) -> None:
     with teacher_pool(job, CPU, 120, student.slots_per_step, LinkConfig(slot_size=SLOT)) as pool:
         attempt = ray.get(pool.link.new_attempt.remote())
         ray.get(pool.link.attach.remote(attempt, 0, 1, 0))
-        source = LinkSource(pool.link, attempt, 0, list(range(student.slots_per_step)), torch.device("cpu"))
+        share = Share(student.images, student.plan, SLOT, list(range(student.slots_per_step)))
+        source = LinkSource(pool.link, attempt, 0, share, torch.device("cpu"))
 
         def fetch(step: int) -> None:
             source.fetch(step)

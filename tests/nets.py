@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,11 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch.nn.functional import l1_loss
 
 from mtkd_dist.config.tree import TrainingConfig
 from mtkd_dist.data import ImageStore, Photo, Plan, build_store
-from mtkd_dist.methods import Aggregation, Method, Supervised
+from mtkd_dist.methods import Aggregation, Batch, Losses, Method, Supervised
 from mtkd_dist.models import (
     build_aggregator,
     build_network,
@@ -24,10 +27,10 @@ from mtkd_dist.models import (
 )
 from mtkd_dist.pools.placement import PoolSize
 from mtkd_dist.pools.teacher_worker import TeacherFile, TeacherJob
+from mtkd_dist.train.job import StudentJob
 from mtkd_dist.train.loop import train
-from mtkd_dist.train.source import LocalSource, slots_of_rank
+from mtkd_dist.train.source import LocalSource, Share
 from mtkd_dist.train.state import TrainState
-from mtkd_dist.train.worker import StudentJob
 
 TINY = "edsr-baseline:width=8,blocks=1"
 TINY_AGGREGATOR = "dctswin:width=12,groups=1,layers=2,heads=2"
@@ -78,16 +81,32 @@ def train_teacher(folder: Path, name: str) -> TeacherFile:
     return teacher
 
 
+def share(job: StudentJob, slots: list[int] | None = None) -> Share:
+    """What a rank takes; without `slots`, the whole step."""
+    return Share(job.images, job.plan, job.slot_size, list(range(job.slots_per_step)) if slots is None else slots)
+
+
 def train_alone(
     job: StudentJob,
     state: TrainState,
     checkpoint: Callable[[], None] = lambda: None,
     post: Callable[[list[dict[str, Any]]], None] = lambda records: None,
+    validate: Callable[[], None] = lambda: None,
+    network: nn.Module | None = None,
 ) -> None:
     """The training loop in this process: one rank that cuts its own samples."""
-    slots = slots_of_rank(job.slots_per_step, 0, 1)
-    source = LocalSource(job.images, job.plan, job.slot_size, slots, torch.device("cpu"))
-    train(state, state.model, job.method, source, job.training, seed=job.seed, rank=0, checkpoint=checkpoint, post=post)
+    train(
+        state,
+        network or state.model,
+        job.method,
+        LocalSource(share(job), torch.device("cpu"), job.training.channels_last),
+        job.training,
+        seed=job.seed,
+        rank=0,
+        checkpoint=checkpoint,
+        post=post,
+        validate=validate,
+    )
 
 
 def make_plan(store: ImageStore, batch_size: int = 4, patch: int = 8, seed: int = 0) -> Plan:
@@ -124,6 +143,25 @@ def make_teacher_job(folder: Path, teachers: Sequence[str] = ("a",)) -> TeacherJ
         wire="float32",
         pool=PoolSize(workers=1, cpus=1, gpus=0),
     )
+
+
+@dataclass(frozen=True)
+class NaNFor(Supervised):
+    """The loss of one sample is NaN, and its gradient is not: L1 hides a NaN from its gradient."""
+
+    lr: bytes = b""
+    """The sample's LR crop, uint8."""
+
+    def loss(self, student: nn.Module, batch: Batch) -> Losses:
+        hit = [(image * 255).round().byte().numpy().tobytes() == self.lr for image in batch.lr]
+        truth = batch.hr * torch.tensor([math.nan if h else 1.0 for h in hit]).view(-1, 1, 1, 1)
+        loss = l1_loss(student(batch.lr), truth)
+        return Losses(loss, {"l1_hr": loss})
+
+
+def nan_for(store: ImageStore, plan: Plan, step: int, row: int) -> NaNFor:
+    """NaN for the `row`-th sample of `step`."""
+    return NaNFor(lr=store.cut(plan.samples(step)[row], plan.patch)[0].tobytes())
 
 
 class Nearest(nn.Module):

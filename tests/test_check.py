@@ -7,7 +7,7 @@ import pytest
 from mtkd_dist.config.load import ConfigError, load_config
 from mtkd_dist.config.presets import PRESETS
 from mtkd_dist.stages.check import check, named_set
-from tests.nets import make_teacher
+from tests.nets import TINY, make_teacher
 
 
 def test_the_demo_passes() -> None:
@@ -49,6 +49,11 @@ def test_a_paper_preset_asks_for_data_and_passes_with_it(name: str, tmp_path: Pa
         (["--output", __file__], ["output", "this is a file"]),
         (["--teachers", __file__], ["teachers", "test_check.py", "refused"]),
         (["--cluster.teacher_workers", "0"], ["cluster.teacher_workers", "0"]),
+        (["--distil.validate_every", "-1"], ["distil.validate_every", "-1", "never"]),
+        (["--distil.result", "best", "--distil.validate_every", "0"], ["distil.result", "best", "validate_every (0)"]),
+        (["--distil.result", "best", "--images.held_out", "0"], ["distil.result", "best", "images.held_out (0)"]),
+        (["--student_weights", "absent.pth"], ["student_weights", "absent.pth"]),
+        (["--student_weights", __file__], ["student_weights", "test_check.py", "refused"]),
         (["--images.held_out", "1"], ["images.held_out", "1"]),
         (["--images.held_out_names", "0801*", " "], ["images.held_out_names", "none of them empty"]),
     ],
@@ -65,6 +70,14 @@ def test_a_teacher_of_another_scale_is_refused_before_ray_starts(tmp_path: Path)
     teacher = make_teacher(tmp_path, "a", scale=3)
     with pytest.raises(ConfigError, match=r"teachers: .*a\.safetensors: enlarges 3 times, expected 2"):
         check(load_config(["--teachers", str(teacher.path), "--scale", "2"]))
+
+
+def test_student_weights_of_another_network_are_refused_naming_both(tmp_path: Path) -> None:
+    teacher = make_teacher(tmp_path, "a")
+    flags = ["--scale", "2", "--student_weights", str(teacher.path)]
+    check(load_config([*flags, "--student", TINY]))
+    with pytest.raises(ConfigError, match=rf"student_weights: .*a\.safetensors: holds {TINY}, expected rlfn"):
+        check(load_config([*flags, "--student", "rlfn"]))
 
 
 def test_a_folder_is_offered_when_its_name_is_nearly_right(tmp_path: Path) -> None:

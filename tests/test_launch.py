@@ -29,7 +29,7 @@ class Launched:
         write_photos(folder / "train", 4)
         write_photos(folder / "held", 2, side=48)  # another size: other pictures than the training ones
         self.given = train_teacher(folder, "given")
-        training = {"steps": 4, "batch_size": 4, "patch": 8, "checkpoint_every": 2, "ema": 0.5}
+        training = {"steps": 4, "batch_size": 4, "patch": 8, "checkpoint_every": 2, "validate_every": 2, "ema": 0.5}
         config = {
             "output": str(self.output),
             "data": [str(folder / "train")],
@@ -121,6 +121,14 @@ def test_both_pools_ran_as_asked_and_said_where_their_time_went(launched: Launch
     )
 
 
+def test_every_training_was_validated_on_photographs_that_were_held_out(launched: Launched) -> None:
+    for stage in ("teachers/trained", "aggregate", "distil"):
+        validation = launched.manifest(stage)["summary"]["validation"]  # type: ignore[index]
+        assert (validation["step"], validation["photos"]) == (4, 1)
+        (best,) = (launched.output / stage).glob("checkpoints-*/best.safetensors")
+        assert read_metadata(best)["step"] == str(validation["best_step"])
+
+
 def test_mlflow_has_a_parent_run_with_a_child_for_each_stage(launched: Launched) -> None:
     import mlflow
 
@@ -134,6 +142,8 @@ def test_mlflow_has_a_parent_run_with_a_child_for_each_stage(launched: Launched)
     assert {run.data.tags.get("mlflow.parentRunId") for name, run in runs.items() if name != "run"} == {parent}
     losses = client.get_metric_history(runs["distil"].info.run_id, "loss")
     assert [metric.step for metric in losses] == [0, 1, 2, 3]
+    validations = client.get_metric_history(runs["distil"].info.run_id, "validation_psnr_y")
+    assert [metric.step for metric in validations] == [2, 4]
     assert "student.safetensors" in [artifact.path for artifact in client.list_artifacts(parent)]
     assert len(client.list_artifacts(runs["evaluate"].info.run_id, "images")) == 2
 

@@ -19,9 +19,9 @@ from mtkd_dist.pools.errors import TrainingFailed
 from mtkd_dist.pools.placement import Layout, PoolSize
 from mtkd_dist.pools.teacher_pool import TeacherPool, teacher_pool
 from mtkd_dist.pools.teacher_worker import TeacherJob, TeacherWorker
+from mtkd_dist.train.job import StudentJob
 from mtkd_dist.train.state import TrainState
 from mtkd_dist.train.trainer import run_training
-from mtkd_dist.train.worker import StudentJob
 from tests.nets import make_job, make_store, make_teacher_job, train_alone
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")

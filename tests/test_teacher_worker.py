@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,28 @@ def test_the_slots_of_a_step_are_its_samples_in_order(job: TeacherJob) -> None:
     crops = np.concatenate([worker.answer(2, slot)[1]["lr"] for slot in (0, 1)])
     for sample, crop in zip(samples, crops, strict=True):
         np.testing.assert_array_equal(store.cut(sample, 8)[0], crop)
+
+
+def test_a_signal_that_is_not_finite_names_teacher_photograph_and_place(job: TeacherJob) -> None:
+    worker = TeacherWorker(job)
+    with torch.no_grad():
+        next(worker._networks.teachers["b"].parameters()).fill_(float("nan"))
+    sample = job.plan.slots(3, 2)[1][0]
+    name = make_store(job.images.parent).names[sample.image]
+    with pytest.raises(ValueError, match=r"'teachers' is not finite") as error:
+        worker.answer(step=3, slot=1)
+    assert f"{name} at y={sample.y} x={sample.x} (LR pixels)" in str(error.value)
+    assert str(error.value).endswith("(teacher b)")
+
+
+def test_frozen_networks_compute_as_told_and_answer_in_the_type_of_the_wire(job: TeacherJob) -> None:
+    exact, rounded = (
+        TeacherWorker(dataclasses.replace(job, precision=precision)).answer(step=0, slot=0)[1]["signals"]["teachers"]
+        for precision in ("float32", "bfloat16")
+    )
+    assert exact.dtype == rounded.dtype == np.float32
+    assert not np.array_equal(exact, rounded)
+    np.testing.assert_allclose(exact, rounded, atol=0.01)
 
 
 def test_teachers_have_no_gradients(job: TeacherJob) -> None:

@@ -8,10 +8,10 @@ import torch
 
 from mtkd_dist.data import ImageStore
 from mtkd_dist.methods import Batch
-from mtkd_dist.train.loop import NonFiniteLoss
+from mtkd_dist.train.nonfinite import NonFiniteLoss
 from mtkd_dist.train.source import LocalSource, Prefetcher, slots_of_rank
 from mtkd_dist.train.state import TrainState, seed_step
-from tests.nets import make_job, make_store, train_alone
+from tests.nets import make_job, make_store, share, train_alone
 
 CPU = torch.device("cpu")
 
@@ -104,10 +104,10 @@ def test_the_ranks_together_take_the_same_global_batch_whatever_their_number(
 
     def batch(rank: int) -> torch.Tensor:
         slots = slots_of_rank(job.slots_per_step, rank, world_size)
-        return LocalSource(job.images, job.plan, job.slot_size, slots, CPU).fetch(2).hr
+        return LocalSource(share(job, slots), CPU).fetch(2).hr
 
     together = torch.cat([batch(rank) for rank in range(world_size)])
-    alone = LocalSource(job.images, job.plan, job.slot_size, [0, 1, 2, 3], CPU).fetch(2).hr
+    alone = LocalSource(share(job, [0, 1, 2, 3]), CPU).fetch(2).hr
     assert torch.equal(together, alone)
 
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from mtkd_dist.pools.wire import Answer, pack, size_bytes, unpack
+from mtkd_dist.config.tree import WireDtype
+from mtkd_dist.pools.wire import Answer, NonFiniteSignal, pack, size_bytes, unpack
 
 CPU = torch.device("cpu")
 
@@ -21,6 +22,22 @@ def test_values_outside_of_the_range_survive_as_floats_and_are_clipped_as_uint8(
     signal = torch.tensor([[-0.5, 1.5]])
     assert unpack([pack({"x": signal}, "float16")["x"]], CPU).tolist() == [[-0.5, 1.5]]
     assert unpack([pack({"x": signal}, "uint8")["x"]], CPU).tolist() == [[0.0, 1.0]]
+
+
+@pytest.mark.parametrize(("dtype", "value"), [("uint8", np.nan), ("float16", 1e5), ("float32", np.inf)])
+def test_a_signal_that_is_not_finite_on_the_wire_is_refused_with_its_samples(dtype: WireDtype, value: float) -> None:
+    signal = torch.zeros(4, 3, 2, 2)
+    signal[1, 0, 0, 0] = signal[3, 2, 1, 1] = value
+    with pytest.raises(NonFiniteSignal, match=f"'x' is not finite as {dtype}") as error:
+        pack({"x": signal}, dtype)
+    assert error.value.rows == [1, 3]
+
+
+def test_images_are_laid_out_as_asked() -> None:
+    images = [np.zeros((2, 3, 4, 4), np.uint8)]
+    assert unpack(images, CPU, channels_last=True).is_contiguous(memory_format=torch.channels_last)
+    assert unpack(images, CPU).is_contiguous()
+    assert unpack([np.zeros((2, 5, 3, 4, 4), np.uint8)], CPU, channels_last=True).is_contiguous()
 
 
 def test_slots_are_joined_in_their_order() -> None:

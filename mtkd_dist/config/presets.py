@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 from mtkd_dist.config.tree import Config, ImagesConfig, LinkConfig, Scale, TrainingConfig
@@ -9,7 +10,7 @@ from mtkd_dist.config.tree import Config, ImagesConfig, LinkConfig, Scale, Train
 
 def _demo() -> Config:
     """Minutes on two CPU cores: small teachers are trained on photographs of scikit-image, aggregated, distilled."""
-    teacher = TrainingConfig(steps=400, batch_size=8, patch=24, learning_rate=1e-3, ema=0.98, checkpoint_every=200)
+    small = TrainingConfig(batch_size=8, patch=24, ema=0.98, checkpoint_every=200, validate_every=200)
     return Config(
         preset="demo",
         output="runs/demo",
@@ -23,10 +24,10 @@ def _demo() -> Config:
         student="edsr-baseline:width=16,blocks=3",
         aggregator="dctswin:width=24,groups=1,layers=2,heads=3",
         scale=2,
-        teacher_training=teacher,
+        teacher_training=dataclasses.replace(small, steps=400, learning_rate=1e-3),
         # A larger rate first loses what the aggregator starts with, the mean of the teachers.
-        aggregate=TrainingConfig(steps=500, batch_size=8, patch=24, learning_rate=2e-4, ema=0.98, checkpoint_every=250),
-        distil=TrainingConfig(steps=600, batch_size=8, patch=24, learning_rate=2e-3, ema=0.98, checkpoint_every=200),
+        aggregate=dataclasses.replace(small, steps=500, learning_rate=2e-4),
+        distil=dataclasses.replace(small, steps=600, learning_rate=2e-3),
         link=LinkConfig(max_bytes=256 << 20),
     )
 

@@ -11,6 +11,7 @@ from typing import Literal
 
 Scale = Literal[2, 3, 4]
 WireDtype = Literal["float16", "float32", "uint8"]
+Precision = Literal["auto", "float32", "bfloat16"]
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,16 @@ class TrainingConfig:
     """Largest norm of the gradient; 0 leaves it as it is."""
     checkpoint_every: int = 5_000
     """Steps between checkpoints."""
+    validate_every: int = 5_000
+    """Steps between scores on the held-out photographs, made beside the training; 0: never."""
+    result: Literal["last", "best"] = "last"
+    """The weights that the stage hands on: the last ones, or those of the best validation."""
+    precision: Precision = "auto"
+    """Arithmetic of students and teachers; auto: bfloat16 on a GPU, float32 on a CPU. Weights stay float32."""
+    channels_last: bool = False
+    """Keep the trained network and its batches in channels_last order, which convolutions on a GPU may prefer."""
+    compile: bool = False
+    """Compile the trained network with torch.compile; needs a C++ compiler on a CPU, and minutes at the start."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +116,9 @@ class Config:
     """Checkpoint files (FILE or FILE:name=X,input_range=255) or networks to train first (NAME or NAME:width=64)."""
     student: str = "edsr-baseline"
     """The network to train (NAME or NAME:width=32,blocks=4)."""
+    student_weights: str | None = None
+    """File of the same network, whose weights the student starts from (the paper's rate of 2e-5 suggests that it
+    fine-tunes a trained one); default: random weights."""
     aggregator: str = "dctswin"
     """The network that turns the teachers' images into one (NAME or NAME:width=48); or an aggregator that an
     earlier run trained with these very teacher files (FILE.safetensors), which is used as it is."""

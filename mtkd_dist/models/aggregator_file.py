@@ -16,8 +16,13 @@ def aggregator_path(text: str) -> Path | None:
 
 
 def save_aggregator(path: Path, aggregator: DCTSwin, network: str, scale: int, teachers: Mapping[str, str]) -> None:
-    """Weights as safetensors with `network` (its text), `scale` and `teachers` (name -> SHA-256, in order)."""
-    save_network(path, aggregator, {"network": network, "scale": str(scale), "teachers": teachers_text(teachers)})
+    """Weights as safetensors; see `aggregator_metadata`."""
+    save_network(path, aggregator, aggregator_metadata(network, scale, teachers))
+
+
+def aggregator_metadata(network: str, scale: int, teachers: Mapping[str, str]) -> dict[str, str]:
+    """What the file says of itself: `network` (its text), `scale` and `teachers` (name -> SHA-256, in order)."""
+    return {"network": network, "scale": str(scale), "teachers": teachers_text(teachers)}
 
 
 def load_aggregator(path: Path, teachers: Mapping[str, str], scale: int) -> DCTSwin:

@@ -31,31 +31,45 @@ class Meta(TypedDict):
     busy_seconds: float
 
 
+class NonFiniteSignal(ValueError):
+    """A signal holds NaN or infinity in the samples `rows`."""
+
+    def __init__(self, signal: str, rows: list[int], dtype: WireDtype) -> None:
+        super().__init__(f"the teachers' signal {signal!r} is not finite as {dtype}")
+        self.rows = rows
+
+
 def pack(signals: Mapping[str, Tensor], dtype: WireDtype) -> dict[str, NDArray[np.generic]]:
     """Signals -> contiguous CPU arrays of `dtype`.
 
     "uint8" is for images in [0,1]: clipped and rounded, an error of at most 1/510 inside the range.
+    Errors: NonFiniteSignal, also where a value is beyond the 65504 of float16.
     """
     packed: dict[str, NDArray[np.generic]] = {}
     for name, signal in signals.items():
+        signal = signal.to(torch.float16 if dtype == "float16" else torch.float32)
+        finite = signal.isfinite().reshape(len(signal), -1).all(1)
+        if not finite.all():
+            raise NonFiniteSignal(name, (~finite).nonzero().flatten().tolist(), dtype)
         if dtype == "uint8":
-            signal = signal.float().clamp(0, 1).mul(255).round().to(torch.uint8)
-        else:
-            signal = signal.to(torch.float16 if dtype == "float16" else torch.float32)
+            signal = signal.clamp(0, 1).mul(255).round().to(torch.uint8)
         packed[name] = signal.cpu().contiguous().numpy()
     return packed
 
 
-def unpack(arrays: Sequence[NDArray[np.generic]], device: torch.device) -> Tensor:
+def unpack(arrays: Sequence[NDArray[np.generic]], device: torch.device, channels_last: bool = False) -> Tensor:
     """The slots of one rank, joined along the first dimension -> float32 on `device`; uint8 becomes [0,1].
 
-    The arrays may be read-only views of the object store; they are copied once here.
+    `channels_last` orders the memory of four-dimensional arrays so. The arrays may be read-only views of the object
+    store; they are copied once here.
     """
     joined = torch.from_numpy(np.concatenate(arrays))
     if device.type == "cuda":
         joined = joined.pin_memory()
     moved = joined.to(device, non_blocking=True)
-    return moved.float().div_(255) if moved.dtype == torch.uint8 else moved.float()
+    layout = torch.channels_last if channels_last and moved.ndim == 4 else torch.preserve_format
+    floats = moved.to(torch.float32, memory_format=layout)
+    return floats.div_(255) if moved.dtype == torch.uint8 else floats
 
 
 def size_bytes(answer: Answer) -> int:

@@ -11,13 +11,14 @@ from torch import Tensor
 
 from mtkd_dist.methods import Aggregation
 from mtkd_dist.models import (
+    aggregator_metadata,
     aggregator_path,
     build_aggregator,
     digest_file,
     load_aggregator,
     load_strict,
     parse_aggregator,
-    save_aggregator,
+    save_network,
 )
 from mtkd_dist.stages import manifest
 from mtkd_dist.stages.manifest import Manifest
@@ -40,10 +41,12 @@ def _trained(run: Run, teachers: ReadyTeachers) -> Path:
     path = run.output / FILE
     network = parse_aggregator(config.aggregator).text
 
+    metadata = aggregator_metadata(network, config.scale, teachers.digests)
+
     def write(weights: dict[str, Tensor]) -> list[Path]:
         aggregator = build_aggregator(network, len(teachers.files), config.scale)
         load_strict(aggregator, weights, STAGE)
-        save_aggregator(path, aggregator, network, config.scale, teachers.digests)
+        save_network(path, aggregator, metadata)
         return [path]
 
     training = Training(
@@ -51,6 +54,7 @@ def _trained(run: Run, teachers: ReadyTeachers) -> Path:
         network,
         Aggregation(),
         config.aggregate,
+        metadata,
         teachers=teachers.files,
         teacher_digests=teachers.digests,
         trains_aggregator=True,

@@ -19,6 +19,7 @@ from mtkd_dist.models import (
     network_names,
     parse_aggregator,
     parse_network,
+    starting_weights,
 )
 from mtkd_dist.stages.teacher_spec import TeacherSpec, parse_teachers
 
@@ -86,7 +87,16 @@ def _names_beside(path: Path) -> list[str]:
 
 
 def _check_networks(config: Config) -> None:
-    _parse("student", config.student, parse_network)
+    student = _parse("student", config.student, parse_network)
+    if config.student_weights is not None:
+        if not Path(config.student_weights).is_file():
+            close = nearest(Path(config.student_weights).name, _names_beside(Path(config.student_weights)))
+            raise ConfigError(f"student_weights: {config.student_weights!r} is no file; expected weights.{close}")
+        _parse(
+            "student_weights",
+            config.student_weights,
+            functools.partial(starting_weights, network=student.text, scale=config.scale),
+        )
     given = aggregator_path(config.aggregator)
     aggregator = None if given else _parse("aggregator", config.aggregator, parse_aggregator)
     _require(bool(config.teachers), "teachers", config.teachers, "at least one file or network")
@@ -142,6 +152,14 @@ def _check_training(name: str, training: TrainingConfig, config: Config) -> None
     rate = training.learning_rate
     _require(0 < rate < math.inf, f"{name}.learning_rate", rate, "a number above 0")
     _require(0 <= training.ema < 1, f"{name}.ema", training.ema, "a decay from 0 (no average) to below 1")
+    _require(training.validate_every >= 0, f"{name}.validate_every", training.validate_every, "0 (never) or a number")
+    _require(
+        training.result != "best" or (training.validate_every > 0 and config.images.held_out > 0),
+        f"{name}.result",
+        training.result,
+        f"last, or photographs to judge by: images.held_out ({config.images.held_out:g}) and {name}.validate_every "
+        f"({training.validate_every}) above 0",
+    )
     _require(training.clip_grad >= 0, f"{name}.clip_grad", training.clip_grad, "0 (off) or a norm above 0")
     _require(all(0 < s < 1 for s in training.halve_at), f"{name}.halve_at", training.halve_at, "shares between 0 and 1")
     _require(config.link.slot_size >= 1, "link.slot_size", config.link.slot_size, "at least 1")

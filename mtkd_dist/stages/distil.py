@@ -20,27 +20,32 @@ def run_distil(run: Run, teachers: ReadyTeachers, aggregator: Path) -> Path:
     network = parse_network(config.student).text
     method = MTKD(levels=config.loss.levels, l1_weight=config.loss.l1_weight)
 
+    metadata = {
+        "network": network,
+        "scale": str(config.scale),
+        "method": "mtkd",
+        "teachers": teachers_text(teachers.digests),
+    }
+
     def write(weights: dict[str, Tensor]) -> list[Path]:
         student = build_network(network, config.scale)
         load_strict(student, weights, "distil")
-        metadata = {
-            "network": network,
-            "scale": str(config.scale),
-            "method": "mtkd",
-            "teachers": teachers_text(teachers.digests),
-        }
         save_network(path, student, metadata)
         return [path]
 
+    start = Path(config.student_weights).resolve() if config.student_weights is not None else None
     training = Training(
         "distil",
         network,
         method,
         config.distil,
+        metadata,
         teachers=teachers.files,
         teacher_digests=teachers.digests,
         aggregator=aggregator,
         aggregator_digest=digest_file(aggregator),
+        start=start,
+        start_digest=digest_file(start) if start is not None else None,
     )
     train_stage(run, training, write)
     return path

@@ -8,10 +8,12 @@ from mtkd_dist.stages.evaluate import run_evaluate
 from mtkd_dist.stages.run import Run
 from mtkd_dist.stages.scores import Row
 from mtkd_dist.stages.teachers import run_teachers
+from mtkd_dist.stages.training import check_results
 
 
 def run_stages(run: Run) -> list[Row]:
     """Do what is not done yet; returns the rows of scores.json."""
+    check_results(run)
     teachers = run_teachers(run)
     aggregator = run_aggregate(run, teachers)
     student = run_distil(run, teachers, aggregator)

@@ -56,13 +56,15 @@ def _trained(run: Run, name: str, network: str) -> TeacherFile:
     stage = f"teachers/{name}"
     path = run.output / stage / "weights.safetensors"
 
+    metadata = {"network": network, "scale": str(run.config.scale)}
+
     def write(weights: dict[str, Tensor]) -> list[Path]:
         module = build_network(network, run.config.scale)
         load_strict(module, weights, stage)
-        save_network(path, module, {"network": network, "scale": str(run.config.scale)})
+        save_network(path, module, metadata)
         return [path]
 
-    train_stage(run, Training(stage, network, Supervised(), run.config.teacher_training), write)
+    train_stage(run, Training(stage, network, Supervised(), run.config.teacher_training, metadata), write)
     return TeacherFile(name, path, None)
 
 

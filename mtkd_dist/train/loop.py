@@ -4,53 +4,45 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from mtkd_dist.config.tree import TrainingConfig
-from mtkd_dist.methods import Losses, Method
+from mtkd_dist.methods import Batch, Losses, Method
 from mtkd_dist.pools.clock import PoolClock
+from mtkd_dist.pools.precision import Autocast, compute_dtype
+from mtkd_dist.train.nonfinite import NonFiniteLoss, explain, losses_alone
 from mtkd_dist.train.source import Prefetcher, Source
 from mtkd_dist.train.state import TrainState, seed_step
 
-FLUSH_STEPS = 10
-"""Losses are read back from the device and posted this often: reading them stops a GPU."""
+POST_STEPS = 10
+"""Records are posted this often."""
 
 
-class NonFiniteLoss(RuntimeError):
-    """The loss became NaN or infinite; the message names the step and the parts of the loss."""
+class Reading:
+    """The numbers of one step on their way from the device, and the batch that they came from."""
 
+    def __init__(self, step: int, learning_rate: float, losses: Losses, gradient_norm: torch.Tensor, batch: Batch):
+        self.step = step
+        self.learning_rate = learning_rate
+        self.batch = batch
+        self._names = ["loss", *losses.parts, "gradient_norm"]
+        values = torch.stack([losses.total, *losses.parts.values(), gradient_norm]).detach()
+        self._values = values.to("cpu", non_blocking=True)
+        self._copied: torch.cuda.Event | None = None
+        if values.is_cuda:
+            self._copied = torch.cuda.Event()
+            self._copied.record()
 
-@dataclass
-class Recorder:
-    """Collects losses on the device until they are read, as one plain record for each step."""
-
-    _steps: list[tuple[int, float, list[str]]] = field(default_factory=list)
-    _values: list[Tensor] = field(default_factory=list)
-
-    def add(self, step: int, learning_rate: float, losses: Losses) -> None:
-        self._steps.append((step, learning_rate, ["loss", *losses.parts]))
-        self._values.append(torch.stack([losses.total, *losses.parts.values()]).detach())
-
-    def read(self) -> list[dict[str, Any]]:
-        """Records of the steps since the last call; waits for the device. Errors: NonFiniteLoss."""
-        rows = torch.stack(self._values).tolist()
-        records = []
-        for (step, learning_rate, names), row in zip(self._steps, rows, strict=True):
-            losses = dict(zip(names, row, strict=True))
-            if not all(map(math.isfinite, row)):
-                raise NonFiniteLoss(
-                    f"the loss is not finite at step {step}: {losses}; lower the learning rate ({learning_rate:g}), "
-                    "or set clip_grad"
-                )
-            records.append({"step": step, "learning_rate": learning_rate, **losses})
-        self._steps.clear()
-        self._values.clear()
-        return records
+    def values(self) -> dict[str, float]:
+        """By name; waits for the device to have done this step, and for nothing that was queued after it."""
+        if self._copied is not None:
+            self._copied.synchronize()
+        return dict(zip(self._names, self._values.tolist(), strict=True))
 
 
 def train(
@@ -63,6 +55,7 @@ def train(
     seed: int,
     rank: int,
     checkpoint: Callable[[], None],
+    validate: Callable[[], None],
     post: Callable[[list[dict[str, Any]]], None],
 ) -> None:
     """Train from `state.step` to `config.steps`.
@@ -70,36 +63,67 @@ def train(
     Args:
         network: `state.model`, or its DDP wrapper; only it is in DDP, never a teacher.
         checkpoint: called on every rank every `checkpoint_every` steps and at the end.
-        post: takes records {"step", "learning_rate", "loss", parts...}; the last of a flush also has
-            "images_per_second" (all ranks together) and "students" (PoolShares of this rank).
+        validate: the same for `validate_every`, just before; and where training goes on from such a step, because
+            whoever stopped it may have stopped that validation too.
+        post: takes records {"step", "learning_rate", "loss", parts..., "gradient_norm"}; the last of a posting also
+            has "images_per_second" (all ranks together) and "students" (PoolShares of this rank).
+
+    Errors: NonFiniteLoss, on all ranks at the same step.
     """
-    recorder, clock = Recorder(), PoolClock()
-    flushed, flushed_step = time.perf_counter(), state.step
+    dtype = compute_dtype(config.precision, next(state.model.parameters()).device)
+    student = Autocast(network, dtype)
+    readings: deque[Reading] = deque()
+    records: list[dict[str, Any]] = []
+    clock = PoolClock()
+    posted = time.perf_counter()
     state.model.train()
+    if state.step and _due(state.step, config.validate_every, config.steps):
+        validate()
     ready = time.perf_counter()
     for step, batch in Prefetcher(source, state.step, config.steps):
         began = time.perf_counter()
         seed_step(seed, step, rank)
-        losses = method.loss(network, batch)
+        losses = method.loss(student, batch)
         state.optimizer.zero_grad(set_to_none=True)
-        losses.total.backward()
-        if config.clip_grad > 0:
-            nn.utils.clip_grad_norm_(state.model.parameters(), config.clip_grad)
+        # A gradient of 1, or of NaN where the loss is not finite: abs() hides a NaN from the gradient, and it is the
+        # gradient by which the other ranks hear of it.
+        losses.total.backward(1 + 0 * losses.total.detach())
+        gradient_norm = nn.utils.clip_grad_norm_(state.model.parameters(), config.clip_grad or math.inf)
         learning_rate = state.learning_rate
-        state.optimizer.step()
-        state.advance()
+        state.update(gradient_norm)
         source.done(step)
-        recorder.add(step, learning_rate, losses)
-        saves = state.step % config.checkpoint_every == 0 or state.step == config.steps
-        # Reading losses waits for the device, so the time belongs to the work; and no NaN gets into a checkpoint.
-        records = recorder.read() if saves or state.step % FLUSH_STEPS == 0 else []
+        readings.append(Reading(step, learning_rate, losses, gradient_norm, batch))
+        validates = _due(state.step, config.validate_every, config.steps)
+        saves = _due(state.step, config.checkpoint_every, config.steps)
+        # One step behind, the device always has the next one to do while this waits.
+        try:
+            while len(readings) > (0 if saves or validates else 1):
+                records.append(_read(readings.popleft(), Autocast(state.model, dtype), method, source))
+        except NonFiniteLoss:
+            post(records)  # the course up to here
+            raise
         worked = time.perf_counter()
         clock.add(starved=began - ready, working=worked - began)
-        if records:
-            rate = (state.step - flushed_step) * config.batch_size / (worked - flushed)
+        if records and (saves or validates or state.step % POST_STEPS == 0):
+            rate = len(records) * config.batch_size / (worked - posted)
             post([*records[:-1], records[-1] | {"images_per_second": rate, "students": clock.shares()}])
-            flushed, flushed_step = worked, state.step
+            records, posted = [], worked
+        if validates:
+            validate()
         if saves:
             checkpoint()
         ready = time.perf_counter()
         clock.add(held_back=ready - worked)
+
+
+def _due(step: int, every: int, last: int) -> bool:
+    return every > 0 and (step % every == 0 or step == last)
+
+
+def _read(reading: Reading, student: nn.Module, method: Method, source: Source) -> dict[str, Any]:
+    """The step as a record. Errors: NonFiniteLoss."""
+    values = reading.values()
+    if not all(map(math.isfinite, values.values())):
+        alone = losses_alone(student, method, reading.batch)
+        raise explain(reading.step, values, reading.learning_rate, source.share.describe(reading.step), alone)
+    return {"step": reading.step, "learning_rate": reading.learning_rate, **values}

@@ -9,16 +9,18 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import ray
 import torch
 from ray.exceptions import ObjectLostError
+from torch import Tensor
 
-from mtkd_dist.data import Plan
+from mtkd_dist.data import ImageStore, Plan, Sample
 from mtkd_dist.methods import Batch
-from mtkd_dist.pools.teacher_worker import cut_slot, open_images
+from mtkd_dist.pools.teacher_worker import cut_slot, describe, open_images
 from mtkd_dist.pools.wire import Answer, unpack
 
 
@@ -28,7 +30,30 @@ def slots_of_rank(slots_per_step: int, rank: int, world_size: int) -> list[int]:
     return list(range(rank * share, (rank + 1) * share))
 
 
+@dataclass(frozen=True)
+class Share:
+    """What one rank takes of every step."""
+
+    images: Path
+    """Folder of an `ImageStore`."""
+    plan: Plan
+    slot_size: int
+    slots: list[int]
+
+    def samples(self, step: int) -> list[Sample]:
+        """In the order of the rank's batch."""
+        slots = self.plan.slots(step, self.slot_size)
+        return [sample for slot in self.slots for sample in slots[slot]]
+
+    def describe(self, step: int) -> list[str]:
+        """The same in words, photograph and place."""
+        store = open_images(self.images, self.plan)
+        return [describe(store, sample) for sample in self.samples(step)]
+
+
 class Source(Protocol):
+    share: Share
+
     def fetch(self, step: int) -> Batch:
         """This rank's share of a step; blocks until it is there."""
         ...
@@ -41,19 +66,16 @@ class Source(Protocol):
 class LocalSource:
     """Cuts LR and HR itself; for methods without a teacher half."""
 
-    def __init__(self, images: Path, plan: Plan, slot_size: int, slots: list[int], device: torch.device) -> None:
-        self._store = open_images(images, plan)
-        self._plan = plan
-        self._slot_size = slot_size
-        self._slots = slots
+    def __init__(self, share: Share, device: torch.device, channels_last: bool = False) -> None:
+        self.share = share
+        self._store: ImageStore = open_images(share.images, share.plan)
         self._device = device
+        self._channels_last = channels_last
 
     def fetch(self, step: int) -> Batch:
-        slots = self._plan.slots(step, self._slot_size)
-        cut = [cut_slot(self._store, slots[slot], self._plan.patch) for slot in self._slots]
-        return Batch(
-            lr=unpack([lr for lr, _ in cut], self._device), hr=unpack([hr for _, hr in cut], self._device), signals={}
-        )
+        lr, hr = cut_slot(self._store, self.share.samples(step), self.share.plan.patch)
+        lr_01, hr_01 = (unpack([images], self._device, self._channels_last) for images in (lr, hr))
+        return Batch(lr=lr_01, hr=hr_01, signals={})
 
     def done(self, step: int) -> None:
         pass
@@ -62,31 +84,36 @@ class LocalSource:
 class LinkSource:
     """Takes answers of the teacher pool from the link. `link` is the handle of a `LinkActor`."""
 
-    def __init__(self, link: Any, attempt: int, rank: int, slots: list[int], device: torch.device) -> None:
+    def __init__(
+        self, link: Any, attempt: int, rank: int, share: Share, device: torch.device, channels_last: bool = False
+    ) -> None:
+        self.share = share
         self._link = link
         self._attempt = attempt
         self._rank = rank
-        self._slots = slots
         self._device = device
+        self._channels_last = channels_last
 
     def fetch(self, step: int) -> Batch:
         answers = self._take(step)
+
+        def joined(arrays: list[Any]) -> Tensor:
+            return unpack(arrays, self._device, self._channels_last)
+
         return Batch(
-            lr=unpack([a["lr"] for a in answers], self._device),
-            hr=unpack([a["hr"] for a in answers], self._device),
-            signals={
-                name: unpack([a["signals"][name] for a in answers], self._device) for name in answers[0]["signals"]
-            },
+            lr=joined([a["lr"] for a in answers]),
+            hr=joined([a["hr"] for a in answers]),
+            signals={name: joined([a["signals"][name] for a in answers]) for name in answers[0]["signals"]},
         )
 
     def _take(self, step: int) -> list[Answer]:
         while True:
-            refs = ray.get(self._link.take.remote(self._attempt, step, self._slots))
+            refs = ray.get(self._link.take.remote(self._attempt, step, self.share.slots))
             try:
                 return ray.get(refs)
             except ObjectLostError:
                 # The node that held it is gone; the teachers answer again.
-                ray.get(self._link.lost.remote(self._attempt, step, self._slots))
+                ray.get(self._link.lost.remote(self._attempt, step, self.share.slots))
 
     def done(self, step: int) -> None:
         # Nobody waits for this: a late acknowledgement only keeps its step in memory a little longer.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam
 from torch.optim.lr_scheduler import MultiStepLR
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from mtkd_dist.config.tree import TrainingConfig
 
@@ -19,36 +19,58 @@ CHECKPOINT_FILE = "state.pt"
 class TrainState:
     """Model, EMA, optimizer, schedule and the next step of the plan.
 
-    Randomness needs no place here: `seed_step` makes it a function of (seed, step, rank).
+    Weights and EMA never take a step that is not finite, nor any after it: the device itself decides that, so that
+    nobody has to wait for it. Randomness needs no place here: `seed_step` makes it a function of (seed, step, rank).
     """
 
     def __init__(self, model: nn.Module, config: TrainingConfig) -> None:
         self.model = model
-        self.ema = (
-            AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True)
-            if config.ema > 0
-            else None
-        )
-        self.optimizer = Adam(model.parameters(), lr=config.learning_rate)
+        self._ema_decay = config.ema
+        self.ema = copy.deepcopy(model).requires_grad_(False) if config.ema > 0 else None
+        # The fused kernels are those that heed `found_inf`.
+        self.optimizer = Adam(model.parameters(), lr=config.learning_rate, fused=True)
         self.scheduler = MultiStepLR(
             self.optimizer, sorted({max(1, int(share * config.steps)) for share in config.halve_at}), gamma=0.5
         )
         self.step = 0
+        self._stopped = torch.zeros((), device=next(model.parameters()).device)
+        """1 from the first gradient on that was not finite; on the device."""
 
     @property
     def learning_rate(self) -> float:
         return float(self.optimizer.param_groups[0]["lr"])
 
-    def advance(self) -> None:
-        """After the optimizer step: schedule, EMA, and the plan's next step."""
+    def update(self, gradient_norm: Tensor) -> None:
+        """One step with the gradients that the model holds: weights, schedule, EMA, and the plan's next step."""
+        self._stopped = torch.maximum(self._stopped, (~gradient_norm.isfinite()).float())
+        self.optimizer.found_inf = self._stopped  # type: ignore[attr-defined]
+        self.optimizer.step()
         self.scheduler.step()
         if self.ema is not None:
-            self.ema.update_parameters(self.model)
+            self._average(self.ema)
         self.step += 1
+
+    @torch.no_grad()
+    def _average(self, ema: nn.Module) -> None:
+        """The first step is copied, later ones are weighed in. Torch's AveragedModel would wait for the GPU each step,
+        and it rounds indices down when it averages them."""
+        pairs = [
+            (average, value)
+            for of_ema, of_model in ((ema.parameters, self.model.parameters), (ema.buffers, self.model.buffers))
+            for average, value in zip(of_ema(), of_model(), strict=True)
+            if average.is_floating_point()
+        ]
+        averages, values = [average for average, _ in pairs], [value for _, value in pairs]
+        if self.step == 0:
+            torch._foreach_copy_(averages, values)
+            return
+        changes = torch._foreach_sub(values, averages)
+        torch._foreach_mul_(changes, (1 - self._ema_decay) * (1 - self._stopped))
+        torch._foreach_add_(averages, changes)
 
     def result(self) -> dict[str, Tensor]:
         """The weights that the training is for: the EMA where there is one."""
-        network = self.model if self.ema is None else self.ema.module
+        network = self.model if self.ema is None else self.ema
         return network.state_dict()
 
     def state_dict(self) -> dict[str, Any]:
@@ -66,6 +88,11 @@ class TrainState:
         if self.ema is not None:
             self.ema.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
+        for parameter, moments in self.optimizer.state.items():
+            for name, moment in moments.items():
+                if moment.shape == parameter.shape:
+                    # The fused kernels read both as they lie in memory, and one may come from a run in channels_last.
+                    moments[name] = torch.empty_like(parameter).copy_(moment)
         self.scheduler.load_state_dict(state["scheduler"])
 
     def save(self, folder: Path) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import functools
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -19,13 +21,17 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from mtkd_dist.config.shares import PoolShares
 from mtkd_dist.config.tree import LinkConfig
+from mtkd_dist.models import read_state_dict
 from mtkd_dist.pools.board import BoardActor
 from mtkd_dist.pools.errors import TrainingFailed, root_cause
 from mtkd_dist.pools.placement import Layout, PoolSize
 from mtkd_dist.pools.teacher_pool import teacher_pool
 from mtkd_dist.pools.teacher_worker import TeacherJob
+from mtkd_dist.train.job import StudentJob
 from mtkd_dist.train.state import TrainState
-from mtkd_dist.train.worker import StudentJob, student_worker
+from mtkd_dist.train.validation import ValidationJob
+from mtkd_dist.train.validator import validator, wait_until_idle
+from mtkd_dist.train.worker import FATAL_SECONDS, student_worker
 
 T = TypeVar("T")
 
@@ -43,6 +49,10 @@ class Update:
     teachers: PoolShares | None
     """None where there is no teacher pool."""
     link: dict[str, Any]
+    validations: list[dict[str, Any]]
+    """One for each validation; see `mtkd_dist.train.validation.Validation.run`."""
+    notes: list[str]
+    """Sentences for the screen."""
 
 
 def run_training(
@@ -52,10 +62,11 @@ def run_training(
     link: LinkConfig,
     folder: Path,
     on_update: Callable[[Update], None],
+    validation: ValidationJob | None = None,
 ) -> dict[str, torch.Tensor]:
     """Train to the end, going on from the newest checkpoint in `folder`; returns the resulting weights on the CPU.
 
-    `on_update` is called about twice a second, on the calling thread.
+    `on_update` is called about twice a second, on the calling thread. The end waits for the last validation.
     Errors: TrainingFailed; KeyboardInterrupt passes through at once. The student group ends with this process's
     connection to Ray.
     """
@@ -65,9 +76,10 @@ def run_training(
         if teacher is not None and layout.teachers is not None:
             pool = teacher_pool(teacher, layout.teachers, student.training.steps, student.slots_per_step, link)
             link_handle = stack.enter_context(pool).link
+        judge = stack.enter_context(validator(validation, board))
         trainer = TorchTrainer(
             student_worker,
-            train_loop_config={"job": student, "board": board, "link": link_handle},
+            train_loop_config={"job": student, "board": board, "link": link_handle, "validator": judge},
             scaling_config=_scaling(layout.students),
             torch_config=TorchConfig(backend=_backend(layout.students)),
             run_config=RunConfig(
@@ -77,7 +89,7 @@ def run_training(
                 checkpoint_config=CheckpointConfig(num_to_keep=2),
             ),
         )
-        news = _News(board, link_handle)
+        news = _News(board, link_handle, layout.students.workers)
         fitting = _in_background(trainer.fit)
         while not fitting.done():
             concurrent.futures.wait([fitting], POLL_SECONDS)
@@ -86,8 +98,18 @@ def run_training(
             result = fitting.result()
         except ray.train.TrainingFailedError as error:
             raise TrainingFailed(_first_failure(error)) from error
+        if judge is not None:
+            news.pass_on(on_update)
+            wait_until_idle(judge, functools.partial(news.pass_on, on_update), functools.partial(news.say, on_update))
+            if lost := news.unanswered():
+                steps = ", ".join(map(str, lost))
+                news.say(on_update, f"validations after step {steps} are lost, because the validator died; see the log")
     if result.checkpoint is None:
         raise TrainingFailed(f"the training in {folder} ended without a checkpoint; the log has its last words")
+    if student.training.result == "best":
+        if validation is None or not validation.best.exists():
+            raise TrainingFailed(f"result=best, but no validation in {folder} came to a score; the log has the reason")
+        return read_state_dict(validation.best)
     return _result(student, Path(result.checkpoint.path))
 
 
@@ -121,10 +143,13 @@ def _in_background(function: Callable[[], T]) -> Future[T]:
 class _News:
     """What board and link have to tell since the last time."""
 
-    def __init__(self, board: ActorHandle, link: ActorHandle | None) -> None:
+    def __init__(self, board: ActorHandle, link: ActorHandle | None, ranks: int) -> None:
         self._board = board
         self._link = link
         self._read = 0
+        self._asked: set[int] = set()
+        self._answered: set[int] = set()
+        self._failure = Failure(ranks)
 
     def pass_on(self, on_update: Callable[[Update], None]) -> None:
         """Errors: TrainingFailed, when a student met what a restart cannot mend."""
@@ -134,11 +159,50 @@ class _News:
         except (ray.exceptions.RayError, TimeoutError):
             return  # the run's own error is the one to show, and what was not read is read the next time
         self._read += len(records)
-        for record in records:
-            if "fatal" in record:
-                raise TrainingFailed(record["fatal"])
-        if records:
-            on_update(Update(records, stats.get("shares"), stats))
+        self._asked |= {record["asked"] for record in records if "asked" in record}
+        self._answered |= {record["answered"] for record in records if "answered" in record}
+        update = Update(
+            [record for record in records if "loss" in record],
+            stats.get("shares"),
+            stats,
+            [record["validation"] for record in records if "validation" in record],
+            [record["note"] for record in records if "note" in record],
+        )
+        if update.records or update.validations or update.notes:
+            on_update(update)
+        if message := self._failure.decide([r for r in records if "fatal" in r], time.monotonic()):
+            raise TrainingFailed(message)
+
+    def say(self, on_update: Callable[[Update], None], note: str) -> None:
+        on_update(Update([], None, {}, [], [note]))
+
+    def unanswered(self) -> list[int]:
+        """Steps whose validation was asked for and is not on the board."""
+        return sorted(self._asked - self._answered)
+
+
+class Failure:
+    """Which of the ranks' last words are told. A step that is not finite fails all ranks, but few know why."""
+
+    def __init__(self, ranks: int) -> None:
+        self._ranks = ranks
+        self._words: list[dict[str, Any]] = []
+        self._since = 0.0
+
+    def decide(self, records: list[dict[str, Any]], now: float) -> str | None:
+        """Records {"fatal": text, "knows_why": bool}, `now` in seconds -> the text to end with, or None to go on.
+
+        The first rank that knows why; without one the first of all, once every rank has spoken or had the time to.
+        """
+        if records and not self._words:
+            self._since = now
+        self._words += records
+        for record in self._words:
+            if record["knows_why"]:
+                return str(record["fatal"])
+        if self._words and (len(self._words) >= self._ranks or now - self._since > FATAL_SECONDS):
+            return str(self._words[0]["fatal"])
+        return None
 
 
 def _result(student: StudentJob, folder: Path) -> dict[str, torch.Tensor]:

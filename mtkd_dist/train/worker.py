@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,89 +14,73 @@ import ray.train
 import ray.train.torch
 import torch
 import torch.distributed
-from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mtkd_dist.config.tree import TrainingConfig
-from mtkd_dist.data import Plan
-from mtkd_dist.methods import Method
-from mtkd_dist.models import build_aggregator, build_network
 from mtkd_dist.pools.device import pick_device, use_threads
 from mtkd_dist.pools.errors import root_cause
 from mtkd_dist.pools.link import LinkError
-from mtkd_dist.pools.placement import PoolSize
-from mtkd_dist.train.loop import NonFiniteLoss, train
-from mtkd_dist.train.source import LinkSource, LocalSource, Source, slots_of_rank
+from mtkd_dist.train.job import StudentJob
+from mtkd_dist.train.loop import train
+from mtkd_dist.train.nonfinite import NonFiniteLoss
+from mtkd_dist.train.source import LinkSource, LocalSource, Share, Source, slots_of_rank
 from mtkd_dist.train.state import TrainState
+from mtkd_dist.train.validator import ask
 
-
-@dataclass(frozen=True)
-class StudentJob:
-    """Everything a student rank needs to know; files instead of tensors."""
-
-    network: str
-    """What is trained: a network by its text, or an aggregator when `num_teachers` is not 0."""
-    num_teachers: int
-    scale: int
-    method: Method
-    plan: Plan
-    slot_size: int
-    images: Path
-    training: TrainingConfig
-    seed: int
-    pool: PoolSize
-    """What this rank reserved."""
-
-    @property
-    def slots_per_step(self) -> int:
-        return self.training.batch_size // self.slot_size
-
-    def build(self) -> nn.Module:
-        """The network with fresh weights, the same on every rank."""
-        torch.manual_seed(self.seed)
-        if self.num_teachers:
-            return build_aggregator(self.network, self.num_teachers, self.scale)
-        return build_network(self.network, self.scale)
+FATAL_SECONDS = 20.0
+"""So long the driver waits for a rank that knows why a loss is not finite, after one that does not."""
 
 
 def student_worker(config: dict[str, Any]) -> None:
-    """`train_loop_per_worker`. `config`: job (StudentJob), board (BoardActor), link (LinkActor or None)."""
+    """`train_loop_per_worker`. `config`: job (StudentJob), and the actors board, link and validator (or None each)."""
     job: StudentJob = config["job"]
+    training = job.training
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
     use_threads(job.pool.threads)
     device = pick_device(job.pool.gpus > 0, ray.train.torch.get_device().index or 0)
-    state = TrainState(job.build().to(device), job.training)
+    model = job.build().to(device)
+    if training.channels_last:
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    state = TrainState(model, training)
     with _latest_checkpoint() as folder:
         if folder is not None:
             state.load(folder, device)
+    if training.compile:
+        # In place, so that the keys of the state dict stay.
+        state.model.compile()
     network = DistributedDataParallel(state.model) if world_size > 1 else state.model
-    board = config["board"]
+    board, validator = config["board"], config["validator"]
+    validates = rank == 0 and validator is not None
     try:
         train(
             state,
             network,
             job.method,
             _source(job, config["link"], rank, world_size, state.step, device),
-            job.training,
+            training,
             seed=job.seed,
             rank=rank,
             checkpoint=lambda: _report(state, rank),
+            validate=lambda: ask(validator, board, state.step, state.result()) if validates else None,
             post=board.post.remote if rank == 0 else _drop,
         )
     except (NonFiniteLoss, LinkError) as error:
         # Would happen again after each restart by Ray Train: the driver gives up at once.
-        ray.get(board.post.remote([{"fatal": f"student rank {rank}: {root_cause(error)}"}]))
+        knows = not isinstance(error, NonFiniteLoss) or error.names_samples
+        ray.get(board.post.remote([{"fatal": f"student rank {rank}: {root_cause(error)}", "knows_why": knows}]))
+        if not knows and world_size > 1:
+            # The first rank that fails takes the others with it.
+            time.sleep(FATAL_SECONDS)
         raise
 
 
 def _source(job: StudentJob, link: Any, rank: int, world_size: int, first_step: int, device: torch.device) -> Source:
-    slots = slots_of_rank(job.slots_per_step, rank, world_size)
+    share = Share(job.images, job.plan, job.slot_size, slots_of_rank(job.slots_per_step, rank, world_size))
     if link is None:
-        return LocalSource(job.images, job.plan, job.slot_size, slots, device)
+        return LocalSource(share, device, job.training.channels_last)
     attempt = _of_rank_0(ray.get(link.new_attempt.remote()) if rank == 0 else 0, world_size, device)
     ray.get(link.attach.remote(attempt, rank, world_size, first_step))
-    return LinkSource(link, attempt, rank, slots, device)
+    return LinkSource(link, attempt, rank, share, device, job.training.channels_last)
 
 
 def _of_rank_0(value: int, world_size: int, device: torch.device) -> int:

@@ -1,0 +1,49 @@
+"""What is to be trained, as plain data that travels to every rank."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from mtkd_dist.config.tree import TrainingConfig
+from mtkd_dist.data import Plan
+from mtkd_dist.methods import Method
+from mtkd_dist.models import build_aggregator, build_network, load_strict, starting_weights
+from mtkd_dist.pools.placement import PoolSize
+
+
+@dataclass(frozen=True)
+class StudentJob:
+    """Everything a student rank needs to know; files instead of tensors."""
+
+    network: str
+    """What is trained: a network by its text, or an aggregator when `num_teachers` is not 0."""
+    num_teachers: int
+    scale: int
+    method: Method
+    plan: Plan
+    slot_size: int
+    images: Path
+    training: TrainingConfig
+    seed: int
+    pool: PoolSize
+    """What this rank reserved."""
+    start: Path | None = None
+    """File whose weights `network` starts from; None: random weights."""
+
+    @property
+    def slots_per_step(self) -> int:
+        return self.training.batch_size // self.slot_size
+
+    def build(self) -> nn.Module:
+        """The network as training begins, the same on every rank."""
+        torch.manual_seed(self.seed)
+        if self.num_teachers:
+            return build_aggregator(self.network, self.num_teachers, self.scale)
+        network = build_network(self.network, self.scale)
+        if self.start is not None:
+            load_strict(network, starting_weights(self.start, self.network, self.scale), str(self.start))
+        return network

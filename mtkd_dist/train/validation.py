@@ -1,0 +1,117 @@
+"""Scores of a training on photographs that it never sees, and the best weights so far. Plain torch, on one CPU core."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mtkd_dist.data import ImageStore
+from mtkd_dist.metrics import psnr_y, to_uint8
+from mtkd_dist.models import load_strict, read_metadata, save_network
+from mtkd_dist.pools.teacher_worker import TeacherFile, load_networks
+from mtkd_dist.train.job import StudentJob
+
+PHOTOS = 8
+"""At most so many photographs are scored: those whose names hash smallest."""
+CROP = 128
+"""Side in LR pixels of the part around the centre that is scored, at most."""
+
+Weights = Mapping[str, NDArray[np.generic]]
+
+
+@dataclass(frozen=True)
+class ValidationJob:
+    student: StudentJob
+    images: Path
+    """Folder of an `ImageStore` of photographs that are not trained on."""
+    teachers: tuple[TeacherFile, ...]
+    """Whose images an aggregator takes; empty for a network that takes LR."""
+    best: Path
+    """File of the best weights so far."""
+    metadata: Mapping[str, str]
+    """Of the file that the stage ends with, so that this one loads like it."""
+
+
+class Validation:
+    """Scores weights and keeps the best.
+
+    An earlier attempt's best in `job.best` counts, if it was measured on the same photographs. Always in float32.
+    """
+
+    def __init__(self, job: ValidationJob) -> None:
+        self._job = job
+        self._network = job.student.build().eval()
+        store = ImageStore.open(job.images)
+        order = sorted(range(len(store)), key=lambda i: hashlib.sha256(store.names[i].encode()).digest())
+        crops = [_crop(store, i) for i in order[:PHOTOS]]
+        self._truths = [hr for _, hr in crops]
+        self._inputs = self._render([lr for lr, _ in crops])
+        self._photos = hashlib.sha256(f"{store.digest} {PHOTOS} {CROP}".encode()).hexdigest()
+        self._best = self._read_best()
+
+    @torch.inference_mode()
+    def score(self, weights: Weights) -> float:
+        """Mean PSNR-Y in dB. Errors: ValueError where the network answers NaN or infinity."""
+        load_strict(self._network, {name: torch.tensor(array) for name, array in weights.items()}, "validation")
+        scale = self._job.student.scale
+        answers = (to_uint8(self._network(images.float())[0]) for images in self._inputs)
+        return float(np.mean([psnr_y(sr, hr, scale) for sr, hr in zip(answers, self._truths, strict=True)]))
+
+    def run(self, step: int, weights: Weights) -> dict[str, Any]:
+        """Score the weights after `step` steps, and keep them if they are the best.
+
+        Returns "step", "validation_psnr_y" and "photos" of this score, "best_step" and "best_psnr_y" so far.
+        """
+        score = self.score(weights)
+        if self._best is None or score > self._best[1]:
+            self._best = step, score
+            save_network(self._job.best, self._network, self._metadata(step, score))
+        best_step, best_score = self._best
+        return {
+            "step": step,
+            "validation_psnr_y": score,
+            "photos": len(self._truths),
+            "best_step": best_step,
+            "best_psnr_y": best_score,
+        }
+
+    @torch.inference_mode()
+    def _render(self, crops: list[Tensor]) -> list[Tensor]:
+        """What the network takes for each crop: itself, or the images of all teachers, (1,N,3,H,W) float16."""
+        if not self._job.teachers:
+            return crops
+        networks = load_networks(self._job.teachers, None, self._job.student.scale, torch.device("cpu"))
+        return [networks.teacher_images(lr).half() for lr in crops]
+
+    def _metadata(self, step: int, score: float) -> dict[str, str]:
+        return {
+            **self._job.metadata,
+            "step": str(step),
+            "validation_psnr_y": repr(score),
+            "validation_photos": self._photos,
+        }
+
+    def _read_best(self) -> tuple[int, float] | None:
+        if not self._job.best.exists():
+            return None
+        metadata = read_metadata(self._job.best)
+        if metadata.get("validation_photos") != self._photos:
+            return None
+        return int(metadata["step"]), float(metadata["validation_psnr_y"])
+
+
+def _crop(store: ImageStore, index: int) -> tuple[Tensor, NDArray[np.uint8]]:
+    """The centre of a photograph: LR (1,3,h,w) float32 in [0,1] and HR (H,W,3) uint8."""
+    lr, hr, scale = store.lr(index), store.hr(index), store.scale
+    (top, height), (left, width) = ((max(0, side - CROP) // 2, min(side, CROP)) for side in lr.shape[:2])
+    part = lr[top : top + height, left : left + width]
+    truth = hr[scale * top : scale * (top + height), scale * left : scale * (left + width)]
+    return torch.tensor(part).permute(2, 0, 1)[None].float() / 255, np.ascontiguousarray(truth)
