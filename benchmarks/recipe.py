@@ -38,8 +38,10 @@ from mtkd_dist.models import (
     save_network,
 )
 from mtkd_dist.models.tiling import enlarge
+from mtkd_dist.pools.device import use_threads
 from mtkd_dist.pools.wire import unpack
 from mtkd_dist.train.loop import train
+from mtkd_dist.train.source import Share
 from mtkd_dist.train.state import TrainState
 
 SCALE = 4
@@ -63,8 +65,8 @@ class Sizes:
 CPU = Sizes(
     student="edsr-baseline:width=32,blocks=8",
     aggregator="dctswin",
-    aggregate=TrainingConfig(steps=600, batch_size=16, patch=16, learning_rate=2e-4, ema=0.99),
-    distil=TrainingConfig(steps=2000, batch_size=16, patch=24, learning_rate=1e-3, ema=0.99),
+    aggregate=TrainingConfig(steps=600, batch_size=16, patch=16, learning_rate=5e-4, ema=0.99),
+    distil=TrainingConfig(steps=1500, batch_size=16, patch=24, learning_rate=1e-3, ema=0.99),
     workers=2,
 )
 GPU = Sizes(
@@ -144,10 +146,11 @@ class RenderedSource:
     """Batches of which the teachers' half is read from files; one rank."""
 
     def __init__(self, store: ImageStore, plan: Plan, signals: dict[str, list[Rendered]], device: torch.device) -> None:
-        self._store, self._plan, self._signals, self._device = store, plan, signals, device
+        self.share = Share(store.folder, plan, plan.batch_size, [0])
+        self._store, self._signals, self._device = store, signals, device
 
     def fetch(self, step: int) -> Batch:
-        samples, patch = self._plan.samples(step), self._plan.patch
+        samples, patch = self.share.samples(step), self.share.plan.patch
         pairs = [self._store.cut(sample, patch) for sample in samples]
         signals = {}
         for name, networks in self._signals.items():
@@ -180,7 +183,7 @@ def open_bench(shared: Path, folder: Path) -> Bench:
 def run(bench: Bench) -> dict[str, dict[int, Scores]]:
     """Do what is not done yet. Returns model -> seed -> scores; what has no seed stands under each of them."""
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(bench.sizes.workers, context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with ProcessPoolExecutor(bench.sizes.workers, context, initializer=use_threads, initargs=(1,)) as pool:
         _finish(
             pool.submit(render_teacher, bench, teacher, name, index)
             # The slowest first, so that the processes end together.
@@ -292,8 +295,18 @@ def _train(
         state = TrainState(network.to(_device()), config)
         cell.parent.mkdir(parents=True, exist_ok=True)
         with cell.with_suffix(".losses.jsonl").open("w") as losses:
-            post = _poster(losses)
-            train(state, network, method, source, config, seed=seed, rank=0, checkpoint=lambda: None, post=post)
+            train(
+                state,
+                network,
+                method,
+                source,
+                config,
+                seed=seed,
+                rank=0,
+                checkpoint=lambda: None,
+                validate=lambda: None,
+                post=_poster(losses),
+            )
         load_strict(network, state.result(), cell.name)
         save_network(weights, network, {})
     load_strict(network, read_state_dict(weights), cell.name)
@@ -302,8 +315,8 @@ def _train(
 
 def _poster(file: Any) -> Any:
     def post(records: list[dict[str, Any]]) -> None:
-        for record in records:
-            file.write(json.dumps({key: value for key, value in record.items() if key != "students"}) + "\n")
+        lines = ({key: value for key, value in record.items() if key != "students"} for record in records)
+        file.writelines(json.dumps(line) + "\n" for line in lines)
         file.flush()
 
     return post

@@ -61,7 +61,7 @@ class Table:
 
     def markdown(self) -> str:
         installed = ", ".join(f"{name} {version}" for name, version in versions().items())
-        what = " ".join(word for word in sys.argv[1:] if not word.startswith("-")) or "benchmarks"
+        what = " ".join(word for word in sys.argv[1:] if word not in ("--write", "-q", "-s")) or "benchmarks"
         lines = [
             f"# {self.name}",
             "",

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,8 @@ from mtkd_dist.data.plan import Sample
 
 Uint8Image = NDArray[np.uint8]
 _Pair = tuple[Uint8Image, Uint8Image]  # HR, LR
+
+Pixel = TypeVar("Pixel", bound=np.generic)
 
 # Part of every index: raise it when the layout, the decoding or the shrinking changes, and old stores are built again.
 _FORMAT = "mtkd-store/2"
@@ -276,7 +278,8 @@ def _fingerprint(photos: Sequence[Photo]) -> str:
     return hashlib.sha256("\n".join(facts).encode(errors="surrogateescape")).hexdigest()
 
 
-def crop(image: Uint8Image, sample: Sample, patch: int, scale: int) -> Uint8Image:
+def crop(image: NDArray[Pixel], sample: Sample, patch: int, scale: int) -> NDArray[Pixel]:
+    """(scale*h, scale*w, 3) -> (3, scale*patch, scale*patch), a contiguous copy, mirrored and rotated."""
     top, left, side = scale * sample.y, scale * sample.x, scale * patch
     crop = image[top : top + side, left : left + side]
     if sample.flip:
