@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import settings
 
 # A property that holds is not refuted by a busy machine.
@@ -14,6 +15,13 @@ settings.load_profile("no deadline")
 # Set before anything imports Ray: a local `ray.init()` of Ray 2.60 otherwise turns token auth on and writes into HOME.
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+
+@pytest.fixture(autouse=True)
+def denormal_numbers() -> Iterator[None]:
+    """A worker that a test runs in this process takes them for zeros; what else runs here wants them back."""
+    yield
+    torch.set_flush_denormal(False)
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from mtkd_dist.data import Photo, build_store
 
-ROOM = 24 << 20
+ROOM = 64 << 20
 
 
 def main(photo: str, count: int, folder: str) -> None:

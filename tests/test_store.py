@@ -279,7 +279,7 @@ def test_a_store_larger_than_memory_is_built_and_read(tmp_path: Path) -> None:
     (photo,) = write_photos(tmp_path, sizes=[(400, 600)])
     script = Path(__file__).with_name("larger_than_memory.py")
     result = subprocess.run(
-        [sys.executable, script, photo, "60", tmp_path / "store"], capture_output=True, text=True, check=False
+        [sys.executable, script, photo, "160", tmp_path / "store"], capture_output=True, text=True, check=False
     )
     assert result.returncode == 0, result.stderr
     found = re.fullmatch(r"read all 60 of 43200000 bytes with 1 sum; memory for (\d+)\n", result.stdout)
