@@ -35,8 +35,10 @@ def div2k(folder: Path, train: int = 6, valid: int = 2) -> Path:
     return folder / "DIV2K"
 
 
-def test_the_demo_trains_on_other_photographs_than_it_scores_on() -> None:
+def test_of_the_demo_no_scene_is_trained_on_and_also_watched_or_scored() -> None:
     train, validation, sets = split(DEMO)
+    assert names(validation) == ["rocket.jpg"]
+    assert {"motorcycle_left.png", "motorcycle_right.png"} <= set(names(train))
     assert sets.keys() == {"demo"}
     assert not {*train, *validation} & set(sets["demo"])
 
@@ -47,6 +49,16 @@ def test_a_share_of_the_photographs_is_held_out_for_validation_and_scored_withou
     assert len(validation) == 5
     assert sorted(photo.hr for photo in train + validation) == sorted(photos)
     assert sets == {"held-out": validation}
+
+
+def test_photographs_need_no_room_for_patches_of_an_aggregator_that_is_given(tmp_path: Path) -> None:
+    write_photos(tmp_path / "photos", 4, side=32)
+    large = dataclasses.replace(DEMO.aggregate, patch=64)
+    config = config_for(tmp_path / "photos", aggregate=large)
+    with pytest.raises(ValueError, match="32x32"):
+        prepare_images(config, tmp_path / "out", lambda text: None)
+    given = dataclasses.replace(config, aggregator="aggregator.safetensors")
+    assert len(prepare_images(given, tmp_path / "out", lambda text: None).train) == 3
 
 
 def test_validation_is_never_a_test_set(tmp_path: Path) -> None:

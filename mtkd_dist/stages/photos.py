@@ -13,6 +13,7 @@ from typing import NamedTuple
 from mtkd_dist.config.load import nearest
 from mtkd_dist.config.tree import Config
 from mtkd_dist.data import ImageStore, Photo, PhotoSet, build_store, demo_photos, find_photos
+from mtkd_dist.models import aggregator_path
 from mtkd_dist.stages.check import named_set
 from mtkd_dist.stages.teacher_spec import parse_teachers
 
@@ -48,7 +49,8 @@ def prepare_images(config: Config, output: Path, tell: Callable[[str], None]) ->
     split = split_photos(config, tell)
     cache = Path(config.images.cache) if config.images.cache else output / "images"
     trains_teachers = any(spec.network is not None for spec in parse_teachers(config.teachers))
-    trainings = [config.aggregate, config.distil] + ([config.teacher_training] if trains_teachers else [])
+    trainings = [config.distil] + ([config.teacher_training] if trains_teachers else [])
+    trainings += [] if aggregator_path(config.aggregator) else [config.aggregate]
     largest_patch = max(training.patch for training in trainings)
     scored = SSIM_WINDOW + 2 * config.scale
     needed = {"train": (split.train, largest_patch * config.scale)}
@@ -113,7 +115,9 @@ def split_photos(config: Config, tell: Callable[[str], None]) -> Split:
 
 def _found(entry: str, scale: int, tell: Callable[[str], None]) -> PhotoSet:
     if entry == "demo":
-        return PhotoSet([Photo(str(path)) for path in demo_photos().train], "demo", (), [])
+        photos = demo_photos()
+        train, validation = ([Photo(str(path)) for path in paths] for paths in (photos.train, photos.validation))
+        return PhotoSet(train, "demo", (), validation)
     found = find_photos(entry, scale)
     paired = sum(photo.lr_file is not None for photo in found.photos)
     read = f"x{scale} LR read" + ("" if paired == len(found.photos) else f" for {paired}, made for the others")

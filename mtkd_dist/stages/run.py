@@ -10,6 +10,7 @@ from rich.console import Console
 
 from mtkd_dist.config.tree import Config, TrainingConfig
 from mtkd_dist.data import ImageStore, Plan
+from mtkd_dist.models import aggregator_path
 from mtkd_dist.pools.placement import Layout, LayoutError, Resources, plan_layout
 from mtkd_dist.tracking.tracker import Tracker
 
@@ -76,5 +77,6 @@ def check_layouts(config: Config, resources: Resources) -> None:
             "object store, beyond which Ray writes answers to disk; lower it"
         )
     layout_of(config, resources, config.teacher_training, False)
-    layout_of(config, resources, config.aggregate, True)
+    if aggregator_path(config.aggregator) is None:
+        layout_of(config, resources, config.aggregate, True)
     layout_of(config, resources, config.distil, True)
