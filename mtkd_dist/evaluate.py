@@ -56,7 +56,8 @@ EXAMPLE = """example:
   python -m mtkd_dist.evaluate student.safetensors rlfn_x4.pth:name=RLFN --data Set5 Kodak24 --json scores.json
 
 Scores are PSNR and SSIM of 8-bit images on Y of YCbCr, with a border of as many pixels as the scale left out. Bicubic
-has a row of its own. LR is made from HR by MATLAB's bicubic. LPIPS and DISTS need the package piq (pip install piq).
+has a row of its own. LR is read where it lies beside HR, and else made by MATLAB's bicubic. LPIPS and DISTS need the
+package piq (pip install piq).
 """
 
 
@@ -66,7 +67,8 @@ class Work:
 
     jobs: list[EvaluateJob]
     photos: list[PhotoFile]
-    workers: int
+    workers: int | None
+    """As many as asked for; None: one a device that Ray knows of."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -156,15 +158,8 @@ def _evaluate(flags: argparse.Namespace, console: Console) -> None:
     photos = photos_of(folders, scales, extra)
     # Here only to be sure of them: a worker loads its own, and a download that fails is told before the long work.
     load_metrics(extra, torch.device("cpu"))
-    work = Work(
-        jobs_of(candidates, scales, extra, flags.self_ensemble),
-        photos,
-        worker_count(len(photos), torch.cuda.device_count() or _cores(), flags.workers),
-    )
-    each = ", ".join(f"{count // len(scales)} of {name}" for name, count in Counter(p.set for p in photos).items())
-    at = ", ".join(f"x{scale}" for scale in scales)
-    workers = f"{work.workers} worker{'s' if work.workers > 1 else ''}"
-    console.print(f"photographs  {each}, at {at}, {workers}", soft_wrap=True, markup=False, highlight=False)
+    work = Work(jobs_of(candidates, scales, extra, flags.self_ensemble), photos, flags.workers)
+    console.print(f"photographs  {_in_words(photos)}", soft_wrap=True, markup=False, highlight=False)
     scored: list[Scored] = []
     # Closed here: Ray must end while what it prints still goes to the log, also after Ctrl-C.
     with closing(_scores(work)) as scores, counter(console, "photographs", len(photos)) as advance:
@@ -180,13 +175,19 @@ def _evaluate(flags: argparse.Namespace, console: Console) -> None:
         console.print(f"{name}  {path}", soft_wrap=True, markup=False, highlight=False)
 
 
+def _in_words(photos: list[PhotoFile]) -> str:
+    """`5 of Set5 at x2 (LR read)`, for each set and scale."""
+    counts = Counter((photo.set, photo.scale, "made" if photo.photo.lr is None else "read") for photo in photos)
+    return ", ".join(f"{count} of {name} at x{scale} (LR {lr})" for (name, scale, lr), count in counts.items())
+
+
 def _scores(work: Work) -> Generator[Scored, None, None]:
     """In the order of the photographs. One worker is this process: Ray would take seconds to start for nothing."""
-    if work.workers == 1:
+    if worker_count(len(work.photos), torch.cuda.device_count() or _cores(), work.workers) == 1:
         with sigterm_as_interrupt():
             yield from score_photos_here(work.jobs, work.photos)
         return
-    with cluster(ClusterConfig()) as resources, sigterm_as_interrupt():
+    with cluster(ClusterConfig(dashboard=False)) as resources, sigterm_as_interrupt():
         yield from score_photos(work.jobs, work.photos, resources, workers=work.workers)
 
 

@@ -99,7 +99,7 @@ def train_alone(
         state,
         network or state.model,
         job.method,
-        LocalSource(share(job), torch.device("cpu"), job.training.channels_last),
+        LocalSource(share(job), next(state.model.parameters()).device, job.training.channels_last),
         job.training,
         seed=job.seed,
         rank=0,

@@ -150,10 +150,33 @@ def test_a_link_does_not_hide_that_a_test_photograph_is_trained_on(tmp_path: Pat
         split(config_for(tmp_path / "data", test=[str(tmp_path / "test")]))
 
 
-def test_the_validation_part_of_a_data_set_cannot_be_a_test_set_too(tmp_path: Path) -> None:
-    folder = div2k(tmp_path)
-    with pytest.raises(ValueError, match=r"test: 2 photograph.*DIV2K_valid_HR.*images\.held_out_names"):
-        split(config_for(folder, test=[str(folder / "DIV2K_valid_HR")]))
+def test_a_validation_part_that_is_scored_is_not_watched_by_but_a_share_of_the_others(tmp_path: Path) -> None:
+    folder, said = div2k(tmp_path), list[str]()
+    train, validation, sets = split(config_for(folder, test=[str(folder / "DIV2K_valid_HR")]), said)
+    assert names(sets["DIV2K_valid_HR"]) == ["0800.png", "0801.png"]
+    assert (len(train), len(validation)) == (5, 1)
+    assert not set(validation) & set(sets["DIV2K_valid_HR"])
+    assert any("is among the test sets" in line for line in said)
+
+
+def test_a_test_photograph_cannot_be_put_aside_by_name(tmp_path: Path) -> None:
+    write_photos(tmp_path, 3)
+    config = config_for(tmp_path, test=[str(tmp_path / "01.png")], images=ImagesConfig(held_out_names=["01*"]))
+    with pytest.raises(ValueError, match=r"test: 1 photograph.*01\.png.*images\.held_out_names"):
+        split(config)
+
+
+def test_a_bad_photograph_that_was_put_aside_is_told_and_no_reason_to_stop_when_bad_ones_are_left_out(
+    tmp_path: Path,
+) -> None:
+    write_photos(tmp_path / "photos", 4)
+    (tmp_path / "photos" / "01.png").write_bytes(b"torn")
+    images = ImagesConfig(on_bad="skip", held_out_names=["01*"])
+    config = config_for(tmp_path / "photos", test=["demo"], images=images)
+    said: list[str] = []
+    train, validation, _ = prepare_images(config, tmp_path / "out", said.append)
+    assert (len(train), validation) == (3, None)
+    assert any("01.png" in line and "no training is watched" in line for line in said)
 
 
 def test_the_validation_part_of_a_data_set_cannot_be_trained_on_too(tmp_path: Path) -> None:

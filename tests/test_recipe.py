@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import pickle
 import shutil
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,13 @@ def test_an_autocast_network_computes_in_bfloat16_and_answers_in_float32() -> No
     layer.register_forward_hook(lambda module, given, output: seen.append(output.dtype))
     answer = Autocast(layer, torch.bfloat16)(torch.rand(1, 3, 4, 4))
     assert (seen, answer.dtype, layer.weight.dtype) == ([torch.bfloat16], torch.float32, torch.float32)
+
+
+@pytest.mark.parametrize("clip", [0.0, 1e-3])
+def test_gradients_are_clipped_to_the_norm_that_is_asked_for(store: ImageStore, clip: float) -> None:
+    state, _ = train_here(make_job(store, steps=1, clip_grad=clip))
+    norm = nn.utils.get_total_norm([p.grad for p in state.model.parameters() if p.grad is not None]).item()
+    assert norm == pytest.approx(clip, rel=1e-3) if clip else norm > 1e-3
 
 
 def test_bfloat16_trains_float32_weights_to_nearly_the_same_losses(store: ImageStore) -> None:
@@ -162,6 +170,27 @@ class _InfiniteGradient(Supervised):
     def loss(self, student: nn.Module, batch: Batch) -> Losses:
         loss = super().loss(student, batch).total
         return Losses((loss * 0).sqrt(), {})
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_trains_in_bfloat16_to_nearly_the_losses_of_a_cpu_and_stops_at_the_same_sample(store: ImageStore) -> None:
+    _, losses = train_here(make_job(store))
+    job = make_job(store, channels_last=True)
+    model = job.build().cuda().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    state, records = TrainState(model, job.training), []  # type: ignore[var-annotated]
+    train_alone(job, state, post=records.extend)
+    assert [record["loss"] for record in records] == pytest.approx(losses, rel=0.02)
+    bad = dataclasses.replace(job, method=nan_for(store, job.plan, 5, 2))
+    state = TrainState(bad.build().cuda(), bad.training)
+    with pytest.raises(NonFiniteLoss, match="1 of this rank's 4 samples"):
+        train_alone(bad, state)
+    assert all(tensor.isfinite().all() for tensor in state.result().values())
+
+
+def test_an_error_that_names_samples_survives_the_way_to_the_driver() -> None:
+    error = pickle.loads(pickle.dumps(NonFiniteLoss("the loss is not finite", names_samples=True)))
+    assert (str(error), error.names_samples) == ("the loss is not finite", True)
 
 
 def test_a_gradient_that_is_not_finite_stops_the_training_as_well(store: ImageStore) -> None:

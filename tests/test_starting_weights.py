@@ -37,6 +37,21 @@ def test_a_file_of_another_network_or_scale_is_refused_naming_both(tmp_path: Pat
         starting_weights(teacher.path, TINY, 4)
 
 
+@pytest.mark.parametrize(
+    "text", ["swinir-light:width=12,groups=1,layers=2,heads=2", "rcan:groups=1,blocks=1,width=8,reduction=4"]
+)
+def test_a_published_file_of_swinir_or_rcan_starts_a_student_of_its_sizes_and_no_other(
+    tmp_path: Path, text: str
+) -> None:
+    published = build_network(text, 2)
+    torch.save({"params": published.state_dict()}, tmp_path / "published.pth")
+    weights = starting_weights(tmp_path / "published.pth", text, 2)
+    for name, tensor in published.state_dict().items():
+        assert torch.equal(weights[name], tensor), name
+    with pytest.raises(ValueError, match=r"published\.pth: holds a network of architecture .* that is not rlfn"):
+        starting_weights(tmp_path / "published.pth", "rlfn", 2)
+
+
 def test_weights_for_0_to_255_that_cannot_be_converted_are_refused(tmp_path: Path) -> None:
     text = "rlfn:width=8,blocks=2"
     save_network(tmp_path / "ours.safetensors", build_network(text, 2), {"network": text, "scale": "2"})

@@ -27,7 +27,9 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> ImageStore:
 
 @pytest.fixture
 def job(photos: ImageStore, tmp_path: Path) -> ValidationJob:
-    return ValidationJob(make_job(make_store(tmp_path)), photos.folder, (), tmp_path / "best.safetensors", METADATA)
+    return ValidationJob(
+        make_job(make_store(tmp_path), validate_every=2), photos.folder, (), tmp_path / "best.safetensors", METADATA
+    )
 
 
 def arrays(network: torch.nn.Module) -> Weights:
@@ -81,6 +83,14 @@ def test_the_best_of_an_earlier_attempt_is_not_forgotten(job: ValidationJob) -> 
     later = Validation(job).run(8, worse(weights))
     assert (later["best_step"], later["best_psnr_y"]) == (4, first["validation_psnr_y"])
     assert read_metadata(job.best)["step"] == "4"
+
+
+def test_a_best_of_a_step_that_is_not_scored_any_more_does_not_count(job: ValidationJob) -> None:
+    weights = arrays(job.student.build())
+    Validation(job).run(2, weights)
+    training = dataclasses.replace(job.student.training, validate_every=3)
+    seldomer = dataclasses.replace(job, student=dataclasses.replace(job.student, training=training))
+    assert Validation(seldomer).run(3, worse(weights))["best_step"] == 3
 
 
 def test_a_best_of_other_photographs_does_not_count(job: ValidationJob, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
@@ -19,7 +20,7 @@ from mtkd_dist.pools.placement import Layout, PoolSize
 from mtkd_dist.train.job import StudentJob
 from mtkd_dist.train.trainer import Update, run_training
 from mtkd_dist.train.validation import ValidationJob
-from mtkd_dist.train.validator import ask, validator, wait_until_idle
+from mtkd_dist.train.validator import MAX_WAITING, ask, validator, wait_until_idle
 from tests.nets import make_job, make_store, nan_for
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -91,6 +92,27 @@ def test_a_validation_that_fails_is_told_and_the_next_one_is_tried(tmp_path: Pat
     assert [record["answered"] for record in answers] == [2, 4]
     assert "the validation after step 2 failed: image holds NaN" in answers[0]["note"]
     assert answers[1]["validation"]["best_step"] == 4
+
+
+def test_the_oldest_of_too_many_waiting_validations_is_left_out_with_a_note(tmp_path: Path) -> None:
+    job = make_job(make_store(tmp_path))
+    board = BoardActor.remote()
+    weights = {name: tensor.numpy() for name, tensor in job.build().state_dict().items()}
+    with validator(validation_of(job, tmp_path), board) as handle:
+        assert handle is not None
+
+        def ask_all(actor: Any) -> None:  # inside, because from here each call would give it the time to score
+            with actor._changed:
+                for step in range(1, MAX_WAITING + 3):
+                    actor.ask(step, weights)
+
+        ray.get(handle.__ray_call__.remote(ask_all))
+        wait_until_idle(handle, lambda: None, lambda text: None)
+    answers = {r["answered"]: r for r in ray.get(board.read.remote(0)) if "answered" in r}
+    assert sorted(answers) == list(range(1, MAX_WAITING + 3))
+    left_out = {step for step, record in answers.items() if "validation" not in record}
+    assert left_out == {1, 2}
+    assert "the validation after step 1 is left out" in answers[1]["note"]
 
 
 def test_of_two_ranks_the_one_that_knows_the_photograph_is_heard(tmp_path: Path) -> None:

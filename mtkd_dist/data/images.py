@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
 
+_ON_THE_SIDE = frozenset({5, 6, 7, 8})  # EXIF orientations that exchange height and width
 _GREY16_MODES = frozenset({"I;16", "I;16B", "I;16L"})
 _COLOUR_KEY_MODES = _GREY16_MODES | {"1", "L", "RGB"}
 _EIGHT_BIT_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX"})
@@ -110,9 +111,10 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
-    """(height, width) in pixels as the header of the file says, without decoding it. Errors: ImageError."""
+    """(height, width) in pixels, upright, as the header of the file says, without decoding it. Errors: ImageError."""
     with _opened(path) as image:
-        return image.height, image.width
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) in _ON_THE_SIDE
+        return (image.width, image.height) if turned else (image.height, image.width)
 
 
 @contextlib.contextmanager

@@ -7,8 +7,9 @@ import os
 from torch import Tensor
 
 from mtkd_dist.models.edsr import EDSR
-from mtkd_dist.models.registry import parse_network
-from mtkd_dist.models.weights import load_network
+from mtkd_dist.models.registry import build_network, parse_network
+from mtkd_dist.models.spandrel_adapter import SpandrelNetwork
+from mtkd_dist.models.weights import WeightsMismatch, load_network, load_strict
 
 
 def starting_weights(path: str | os.PathLike[str], network: str, scale: int) -> dict[str, Tensor]:
@@ -20,6 +21,8 @@ def starting_weights(path: str | os.PathLike[str], network: str, scale: int) -> 
     """
     loaded = load_network(path, scale=scale)
     expected = parse_network(network).text
+    if isinstance(loaded.module, SpandrelNetwork):
+        return _of_spandrel(loaded.module, path, expected, scale)
     if loaded.architecture != expected:
         raise ValueError(
             f"{path}: holds {loaded.architecture}, expected {expected}; give a file of that network, or name the "
@@ -35,3 +38,16 @@ def starting_weights(path: str | os.PathLike[str], network: str, scale: int) -> 
         )
     weights = inner.state_dict()
     return {key: w / loaded.input_range if key.endswith(".bias") else w for key, w in weights.items()}
+
+
+def _of_spandrel(found: SpandrelNetwork, path: str | os.PathLike[str], expected: str, scale: int) -> dict[str, Tensor]:
+    """spandrel names an architecture without its sizes: published RCAN and SwinIR files are told by their keys."""
+    own = build_network(expected, scale)
+    try:
+        load_strict(own, found.network.state_dict(), str(path))
+    except WeightsMismatch as error:
+        raise ValueError(
+            f"{path}: holds a network of architecture {found.architecture} that is not {expected} ({error}); give a "
+            "file of that network, or name the file's network, with its sizes, as the one to train"
+        ) from error
+    return own.state_dict()

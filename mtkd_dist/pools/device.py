@@ -7,6 +7,8 @@ import torch
 
 def pick_device(reserved_gpu: bool, index: int = 0) -> torch.device:
     """The GPU that the worker reserved, or the CPU: without a reservation, and where Ray's GPUs are only logical."""
+    # float32 is to mean float32: by default cuDNN's convolutions round what goes in to 10 bits.
+    torch.backends.cudnn.allow_tf32 = False
     return torch.device("cuda", index) if reserved_gpu and torch.cuda.is_available() else torch.device("cpu")
 
 

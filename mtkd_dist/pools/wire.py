@@ -35,8 +35,11 @@ class NonFiniteSignal(ValueError):
     """A signal holds NaN or infinity in the samples `rows`."""
 
     def __init__(self, signal: str, rows: list[int], dtype: WireDtype) -> None:
-        super().__init__(f"the teachers' signal {signal!r} is not finite as {dtype}")
-        self.rows = rows
+        super().__init__(signal, rows, dtype)
+        self.signal, self.rows, self.dtype = signal, rows, dtype
+
+    def __str__(self) -> str:
+        return f"the teachers' signal {self.signal!r} is not finite as {self.dtype}"
 
 
 def pack(signals: Mapping[str, Tensor], dtype: WireDtype) -> dict[str, NDArray[np.generic]]:

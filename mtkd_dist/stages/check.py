@@ -154,7 +154,7 @@ def _check_training(name: str, training: TrainingConfig, config: Config) -> None
     _require(0 <= training.ema < 1, f"{name}.ema", training.ema, "a decay from 0 (no average) to below 1")
     _require(training.validate_every >= 0, f"{name}.validate_every", training.validate_every, "0 (never) or a number")
     _require(
-        training.result != "best" or (training.validate_every > 0 and config.images.held_out > 0),
+        training.result != "best" or training.validate_every > 0,
         f"{name}.result",
         training.result,
         f"last, or photographs to judge by: images.held_out ({config.images.held_out:g}) and {name}.validate_every "

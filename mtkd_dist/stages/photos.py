@@ -13,12 +13,10 @@ from typing import NamedTuple
 from mtkd_dist.config.load import nearest
 from mtkd_dist.config.tree import Config
 from mtkd_dist.data import ImageStore, Photo, PhotoSet, build_store, demo_photos, find_photos
+from mtkd_dist.metrics import SSIM_WINDOW
 from mtkd_dist.models import aggregator_path
 from mtkd_dist.stages.check import named_set
 from mtkd_dist.stages.teacher_spec import parse_teachers
-
-SSIM_WINDOW = 11
-"""Smallest side that SSIM is defined for; test images also lose a border of `scale` on each side."""
 
 _SUB_IMAGE = re.compile(r"_s\d+(?=\.\w+$)")  # 0001_s002.png is cut from 0001.png
 
@@ -52,6 +50,7 @@ def prepare_images(config: Config, output: Path, tell: Callable[[str], None]) ->
     trainings = [config.distil] + ([config.teacher_training] if trains_teachers else [])
     trainings += [] if aggregator_path(config.aggregator) else [config.aggregate]
     largest_patch = max(training.patch for training in trainings)
+    # Test images also lose a border of `scale` on each side.
     scored = SSIM_WINDOW + 2 * config.scale
     needed = {"train": (split.train, largest_patch * config.scale)}
     needed |= {"validation": (split.validation, scored)} if split.validation else {}
@@ -59,14 +58,20 @@ def prepare_images(config: Config, output: Path, tell: Callable[[str], None]) ->
     stores: dict[str, ImageStore] = {}
     for name, (photos, min_size) in needed.items():
         tell(f"images  {name}: reading {len(photos)} photographs")
-        stores[name] = build_store(
-            photos,
-            config.scale,
-            cache / f"{name}-x{config.scale}",
-            on_bad=config.images.on_bad,
-            min_size=min_size,
-            workers=min(8, os.cpu_count() or 1),
-        )
+        try:
+            stores[name] = build_store(
+                photos,
+                config.scale,
+                cache / f"{name}-x{config.scale}",
+                on_bad=config.images.on_bad,
+                min_size=min_size,
+                workers=min(8, os.cpu_count() or 1),
+            )
+        except ValueError as error:
+            if name != "validation" or config.images.on_bad != "skip":
+                raise
+            tell(f"images  validation: {error}; no training is watched")
+            continue
         tell(f"images  {name}: {len(stores[name])} ready, x{config.scale}")
         if stores[name].skipped:
             listed = "; ".join(f"{Path(path).name}: {why}" for path, why in stores[name].skipped[:3])
@@ -79,9 +84,9 @@ def split_photos(config: Config, tell: Callable[[str], None]) -> Split:
     """Which photographs are trained on, watched, and scored. `tell` hears which layout each folder has.
 
     Validated is by the training photographs that `images.held_out_names` names; without names by the validation part
-    that a data set brings with it; without one by a share of the training photographs: those whose names hash smallest,
-    so that adding photographs moves few from one side to the other. Without `test` they are scored too, as the set
-    "held-out".
+    that a data set brings with it, unless it is scored; else by a share of the training photographs: those whose names
+    hash smallest, so that adding photographs moves few from one side to the other. Without `test` they are scored too,
+    as the set "held-out".
 
     Errors: ImageError or ValueError that names the photograph, the folder or the key.
     """
@@ -93,8 +98,12 @@ def split_photos(config: Config, tell: Callable[[str], None]) -> Split:
         else:
             name, folder = named_set(entry)
             sets[name] = _found(folder, config.scale, tell).photos
+    scored = [photo for of_set in sets.values() for photo in of_set]
     train = [photo for _, photos in found for photo in photos.photos]
     brought = [photo for _, photos in found for photo in photos.validation]
+    if _shared(brought, scored):
+        tell("images  the validation part of data is among the test sets, so it is scored, and not watched by")
+        brought = []
     if config.images.held_out_names:
         train, validation = _hold_out_names(found, config.images.held_out_names)
     elif brought:
@@ -102,7 +111,7 @@ def split_photos(config: Config, tell: Callable[[str], None]) -> Split:
     else:
         train, validation = _hold_out_share(train, config.images.held_out)
     _refuse_shared("data", "trained on", train, "validated by", validation)
-    _refuse_shared("test", "scored on", [p for of_set in sets.values() for p in of_set], "in data", train + validation)
+    _refuse_shared("test", "scored on", scored, "in data", train + validation)
     if not sets:
         if not validation:
             raise ValueError(
@@ -170,12 +179,15 @@ def _hold_out_share(photos: list[Photo], share: float) -> tuple[list[Photo], lis
 
 
 def _refuse_shared(key: str, use: str, photos: list[Photo], other_use: str, others: list[Photo]) -> None:
-    shared = set(_real_files(photos)) & set(_real_files(others)) if photos and others else set()
-    if shared:
+    if shared := _shared(photos, others):
         raise ValueError(
             f"{key}: {len(shared)} photograph(s) that are {use} are also {other_use}, such as {min(shared)}; give "
             "others, or choose those to validate by with images.held_out_names"
         )
+
+
+def _shared(photos: list[Photo], others: list[Photo]) -> set[str]:
+    return set(_real_files(photos)) & set(_real_files(others)) if photos and others else set()
 
 
 def _real_files(photos: list[Photo]) -> Iterator[str]:

@@ -25,8 +25,9 @@ from mtkd_dist.train.trainer import Update, run_training
 from mtkd_dist.train.validation import ValidationJob
 
 WEIGHTLESS = ("checkpoint_every", "validate_every", "result", "channels_last", "compile")
-"""Settings of a training that its weights do not depend on. The last two change what is rounded how, as the number of
-workers does: switching them on half-way is no reason to begin anew. Precision is: bfloat16 is another arithmetic."""
+"""Settings of a training that its weights do not depend on. The last two change what is rounded how and what drop-path
+leaves out, as the number of students does: switching them on half-way is no reason to begin anew. Precision is:
+bfloat16 is another arithmetic."""
 BEST = "best.safetensors"
 """In the folder of the checkpoints: the weights of the best validation so far, with step and score as metadata."""
 

@@ -18,9 +18,14 @@ class NonFiniteLoss(RuntimeError):
     """Loss or gradient became NaN or infinite. Weights and EMA are as they were before the step that the text names."""
 
     def __init__(self, message: str, names_samples: bool) -> None:
-        super().__init__(message)
+        # Both, because an exception is unpickled from what it was made of, and this one travels to the driver.
+        super().__init__(message, names_samples)
+        self.message = message
         self.names_samples = names_samples
         """False on a rank whose own samples are fine: another one knows more."""
+
+    def __str__(self) -> str:
+        return self.message
 
 
 @torch.no_grad()

@@ -43,7 +43,8 @@ class ValidationJob:
 class Validation:
     """Scores weights and keeps the best.
 
-    An earlier attempt's best in `job.best` counts, if it was measured on the same photographs. Always in float32.
+    An earlier attempt's best in `job.best` counts, if it was measured on the same photographs at a step that this one
+    scores too. Always in float32.
     """
 
     def __init__(self, job: ValidationJob) -> None:
@@ -105,7 +106,10 @@ class Validation:
         metadata = read_metadata(self._job.best)
         if metadata.get("validation_photos") != self._photos:
             return None
-        return int(metadata["step"]), float(metadata["validation_psnr_y"])
+        step, training = int(metadata["step"]), self._job.student.training
+        if step % training.validate_every and step != training.steps:
+            return None  # scored in an earlier rhythm: a run that was not interrupted would not know it
+        return step, float(metadata["validation_psnr_y"])
 
 
 def _crop(store: ImageStore, index: int) -> tuple[Tensor, NDArray[np.uint8]]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -22,6 +22,8 @@ from mtkd_dist.train.validation import Validation, ValidationJob, Weights
 
 ASK_SECONDS = 60.0
 """So long rank 0 tries to hand over weights, before it goes on without this validation."""
+MAX_WAITING = 4
+"""Weights that wait to be scored; more of them would only fill the memory, and keep the end of a stage waiting."""
 RESTARTS = 3
 """Of a validator that dies."""
 REMIND_SECONDS = 30.0
@@ -33,24 +35,34 @@ logger = logging.getLogger(__name__)
 class Validator:
     """Scores in the order of asking, on a thread of its own; each result is a record on the board.
 
-    Nothing is skipped: what is asked for waits here, and not with the student, whose death would take it along.
+    What is asked for waits here, and not with the student, whose death would take it along. Where scoring is slower
+    than training, the oldest of too many is left out, with a note.
     """
 
     def __init__(self, job: ValidationJob, board: ActorHandle) -> None:
         self._job = job
         self._board = board
-        self._waiting: queue.SimpleQueue[tuple[int, Weights]] = queue.SimpleQueue()
+        self._waiting: deque[tuple[int, Weights]] = deque()
         self._unfinished = 0
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
         # Training goes first on a machine that both share.
         os.nice(10)
         threading.Thread(target=self._work, name="validation", daemon=True).start()
 
     def ask(self, step: int, weights: Weights) -> None:
         """`weights`: state dict after `step` steps; copied, because Ray's arrays belong to the student."""
-        with self._lock:
+        copied = {name: np.array(array) for name, array in weights.items()}
+        with self._changed:
+            self._waiting.append((step, copied))
             self._unfinished += 1
-        self._waiting.put((step, {name: np.array(array) for name, array in weights.items()}))
+            dropped = self._waiting.popleft()[0] if len(self._waiting) > MAX_WAITING else None
+            self._unfinished -= dropped is not None
+            self._changed.notify()
+        if dropped is not None:
+            note = (
+                f"the validation after step {dropped} is left out: {MAX_WAITING} newer ones wait; raise validate_every"
+            )
+            self._board.post.remote([{"note": note, "answered": dropped}])
 
     def unfinished(self) -> int:
         """How many validations are still to be posted."""
@@ -60,16 +72,22 @@ class Validator:
         use_threads(1)
         validation: Validation | None = None
         while True:
-            step, weights = self._waiting.get()
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting)
+                step, weights = self._waiting.popleft()
             try:
                 validation = validation or Validation(self._job)
                 record: dict[str, Any] = {"validation": validation.run(step, weights)}
             except Exception as error:  # the training is worth more than one score of it
                 logger.exception("a validation failed")
                 record = {"note": f"the validation after step {step} failed: {root_cause(error)}"}
-            ray.get(self._board.post.remote([record | {"answered": step}]))
-            with self._lock:
-                self._unfinished -= 1
+            try:
+                ray.get(self._board.post.remote([record | {"answered": step}]))
+            except ray.exceptions.RayError:  # the driver goes on without it, and must not wait for it
+                logger.exception("the result of a validation could not be posted")
+            finally:
+                with self._changed:
+                    self._unfinished -= 1
 
 
 @contextlib.contextmanager

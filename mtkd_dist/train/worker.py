@@ -48,7 +48,8 @@ def student_worker(config: dict[str, Any]) -> None:
     if training.compile:
         # In place, so that the keys of the state dict stay.
         state.model.compile()
-    network = DistributedDataParallel(state.model) if world_size > 1 else state.model
+    # Buffers are constants here (masks, matrices), the same on all ranks; SwinIR's are larger than its gradients.
+    network = DistributedDataParallel(state.model, broadcast_buffers=False) if world_size > 1 else state.model
     board, validator = config["board"], config["validator"]
     validates = rank == 0 and validator is not None
     try:
