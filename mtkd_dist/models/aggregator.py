@@ -2,7 +2,8 @@
 
 Layer by layer as the released code of the authors has it, with two improvements that are on by default:
 
-- `mean_skip`: the network corrects the mean of the teachers, and begins as exactly that mean.
+- `mean_skip`: the network corrects the mean of the teachers, and begins as exactly that mean. Without it, the image
+  has to be learned first: benchmarks/results/recipe.md has both after the same steps.
 - `mask`: what is done in windows that the cyclic shift puts together from opposite edges of the image.
   "separate": every frequency of such a window attends to itself alone. What is left is linear in each pixel, so
   nothing passes from one edge to the other. "swin": the mask of Swin, as the paper has it, between tokens that are
