@@ -88,7 +88,10 @@ def train(
         # A gradient of 1, or of NaN where the loss is not finite: abs() hides a NaN from the gradient, and it is the
         # gradient by which the other ranks hear of it.
         losses.total.backward(1 + 0 * losses.total.detach())
-        gradient_norm = nn.utils.clip_grad_norm_(state.model.parameters(), config.clip_grad or math.inf)
+        gradients = [parameter.grad for parameter in state.model.parameters() if parameter.grad is not None]
+        gradient_norm = nn.utils.get_total_norm(gradients)
+        if config.clip_grad:
+            nn.utils.clip_grads_with_norm_(state.model.parameters(), config.clip_grad, gradient_norm)
         learning_rate = state.learning_rate
         state.update(gradient_norm)
         source.done(step)
