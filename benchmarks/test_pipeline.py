@@ -22,7 +22,7 @@ from benchmarks.results_table import Table
 from mtkd_dist.config.tree import LinkConfig, TrainingConfig
 from mtkd_dist.data import ImageStore, Photo, Plan, build_store, demo_photos
 from mtkd_dist.methods import MTKD, Method, Supervised
-from mtkd_dist.models import build_aggregator, build_network, digest_file, save_aggregator, save_network
+from mtkd_dist.models import aggregator_metadata, build_aggregator, build_network, digest_file, save_network
 from mtkd_dist.pools.placement import Layout, PoolSize
 from mtkd_dist.pools.teacher_pool import teacher_pool
 from mtkd_dist.pools.teacher_worker import TeacherFile, TeacherJob
@@ -68,7 +68,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
         teachers.append(TeacherFile(path.stem, path, None))
     aggregator = build_aggregator(AGGREGATOR, len(teachers), SCALE)
     digests = {t.name: digest_file(t.path) for t in teachers}
-    save_aggregator(folder / "aggregator.safetensors", aggregator, AGGREGATOR, SCALE, digests)
+    save_network(folder / "aggregator.safetensors", aggregator, aggregator_metadata(AGGREGATOR, SCALE, digests))
     store = build_store([Photo(str(path)) for path in demo_photos().train], SCALE, folder / "images")
     return Bench(store, tuple(teachers), folder / "aggregator.safetensors")
 

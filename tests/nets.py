@@ -18,11 +18,11 @@ from mtkd_dist.config.tree import TrainingConfig
 from mtkd_dist.data import ImageStore, Photo, Plan, build_store
 from mtkd_dist.methods import Aggregation, Batch, Losses, Method, Supervised
 from mtkd_dist.models import (
+    aggregator_metadata,
     build_aggregator,
     build_network,
     digest_file,
     load_strict,
-    save_aggregator,
     save_network,
 )
 from mtkd_dist.pools.placement import PoolSize
@@ -65,7 +65,7 @@ def make_aggregator(folder: Path, teachers: Sequence[TeacherFile], scale: int = 
     path = folder / "aggregator.safetensors"
     digests = {teacher.name: digest_file(teacher.path) for teacher in teachers}
     aggregator = build_aggregator(TINY_AGGREGATOR, len(teachers), scale)
-    save_aggregator(path, aggregator, TINY_AGGREGATOR, scale, digests)
+    save_network(path, aggregator, aggregator_metadata(TINY_AGGREGATOR, scale, digests))
     return path
 
 

@@ -19,12 +19,12 @@ from mtkd_dist import cli, evaluate
 from mtkd_dist.data import bicubic_upscale, matlab_downscale, read_image
 from mtkd_dist.metrics import score, score_rgb, to_uint8
 from mtkd_dist.models import (
+    aggregator_metadata,
     build_aggregator,
     build_network,
     digest_file,
     load_aggregator,
     load_network,
-    save_aggregator,
     save_network,
 )
 from mtkd_dist.models.ensemble import self_ensemble
@@ -98,7 +98,7 @@ def make_aggregator(folder: Path, teachers: Mapping[str, Path]) -> Path:
     aggregator = build_aggregator(TINY_AGGREGATOR, len(teachers), 2)
     torch.nn.init.normal_(aggregator.conv_last.weight, std=0.1)
     digests = {name: digest_file(path) for name, path in teachers.items()}
-    save_aggregator(folder / "aggregator.safetensors", aggregator, TINY_AGGREGATOR, 2, digests)
+    save_network(folder / "aggregator.safetensors", aggregator, aggregator_metadata(TINY_AGGREGATOR, 2, digests))
     return folder / "aggregator.safetensors"
 
 

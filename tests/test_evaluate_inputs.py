@@ -10,7 +10,7 @@ from PIL import Image
 
 from mtkd_dist.config.load import ConfigError
 from mtkd_dist.data import ImageError, Photo, find_photos, read_image
-from mtkd_dist.models import build_aggregator, save_aggregator
+from mtkd_dist.models import aggregator_metadata, build_aggregator, save_network
 from mtkd_dist.pools.evaluate import worker_count
 from mtkd_dist.stages.models_to_score import read_models
 from mtkd_dist.stages.photos_to_score import (
@@ -26,7 +26,11 @@ from tests.nets import TINY_AGGREGATOR, make_teacher, write_photos
 @pytest.fixture
 def aggregator(tmp_path: Path) -> Path:
     path = tmp_path / "aggregator.safetensors"
-    save_aggregator(path, build_aggregator(TINY_AGGREGATOR, 2, 2), TINY_AGGREGATOR, 2, {"a": "0" * 64, "b": "1" * 64})
+    save_network(
+        path,
+        build_aggregator(TINY_AGGREGATOR, 2, 2),
+        aggregator_metadata(TINY_AGGREGATOR, 2, {"a": "0" * 64, "b": "1" * 64}),
+    )
     return path
 
 

@@ -10,12 +10,12 @@ import torch
 
 from mtkd_dist.config.load import ConfigError, load_config
 from mtkd_dist.models import (
+    aggregator_metadata,
     build_aggregator,
     build_network,
     check_student,
     load_aggregator,
     read_metadata,
-    save_aggregator,
     save_network,
     teachers_text,
 )
@@ -42,7 +42,7 @@ REFUSED = [
 @pytest.fixture
 def aggregator(tmp_path: Path) -> Path:
     path = tmp_path / "aggregator.safetensors"
-    save_aggregator(path, build_aggregator(TINY_AGGREGATOR, 2, 2), TINY_AGGREGATOR, 2, TEACHERS)
+    save_network(path, build_aggregator(TINY_AGGREGATOR, 2, 2), aggregator_metadata(TINY_AGGREGATOR, 2, TEACHERS))
     return path
 
 
@@ -58,7 +58,7 @@ def test_an_aggregator_comes_back_frozen_and_as_it_was(tmp_path: Path) -> None:
     torch.manual_seed(0)
     text = TINY_AGGREGATOR + ",mean_skip=false"
     network = build_aggregator(text, 2, 2).eval()
-    save_aggregator(tmp_path / "a.safetensors", network, text, 2, TEACHERS)
+    save_network(tmp_path / "a.safetensors", network, aggregator_metadata(text, 2, TEACHERS))
     loaded = load_aggregator(tmp_path / "a.safetensors", TEACHERS, 2)
     stack = torch.rand(1, 2, 3, 16, 16)
     with torch.no_grad():

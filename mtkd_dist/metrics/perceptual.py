@@ -8,11 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
-import numpy as np
 import torch
-from torch import Tensor
 
-from mtkd_dist.metrics.psnr_ssim import Uint8Image, shave
+from mtkd_dist.metrics.psnr_ssim import Uint8Image, from_uint8, shave
 
 PerceptualName = Literal["lpips", "dists"]
 PerceptualMetric = Callable[[Uint8Image, Uint8Image, int], float]
@@ -56,14 +54,9 @@ def load_perceptual(name: PerceptualName, device: torch.device) -> PerceptualMet
 
     @torch.inference_mode()
     def measure(sr: Uint8Image, hr: Uint8Image, scale: int) -> float:
-        return float(distance(*(_to_tensor(image, device) for image in shave(sr, hr, border=scale))))
+        return float(distance(*(from_uint8(image, device) for image in shave(sr, hr, border=scale))))
 
     return measure
-
-
-def _to_tensor(image: Uint8Image, device: torch.device) -> Tensor:
-    """(H, W, 3) uint8 -> (1, 3, H, W) float32 in [0, 1]."""
-    return torch.from_numpy(np.array(image)).to(device).permute(2, 0, 1).float().div_(255)[None]
 
 
 def _in_one_line(error: Exception) -> str:

@@ -141,6 +141,11 @@ def to_uint8(image: torch.Tensor) -> Uint8Image:
     return levels.movedim(-3, -1).contiguous().cpu().numpy()
 
 
+def from_uint8(image: Uint8Image, device: torch.device | None = None) -> torch.Tensor:
+    """What networks take: (H, W, 3) uint8 RGB -> (1, 3, H, W) float32 in [0, 1], a copy on `device` (default: CPU)."""
+    return torch.from_numpy(np.array(image)).to(device).permute(2, 0, 1).float().div_(255)[None]
+
+
 def modcrop(image: np.ndarray, scale: int) -> np.ndarray:
     """Crop at the bottom and right so that height and width are multiples of ``scale``.
 

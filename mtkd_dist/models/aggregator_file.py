@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mtkd_dist.models.aggregator import DCTSwin, build_aggregator
 from mtkd_dist.models.provenance import check_made_with, teachers_text
-from mtkd_dist.models.weights import load_strict, read_metadata, read_state_dict, save_network
+from mtkd_dist.models.weights import load_strict, read_metadata, read_state_dict
 
 
 def aggregator_path(text: str) -> Path | None:
@@ -15,13 +15,8 @@ def aggregator_path(text: str) -> Path | None:
     return Path(text) if text.endswith(".safetensors") else None
 
 
-def save_aggregator(path: Path, aggregator: DCTSwin, network: str, scale: int, teachers: Mapping[str, str]) -> None:
-    """Weights as safetensors; see `aggregator_metadata`."""
-    save_network(path, aggregator, aggregator_metadata(network, scale, teachers))
-
-
 def aggregator_metadata(network: str, scale: int, teachers: Mapping[str, str]) -> dict[str, str]:
-    """What the file says of itself: `network` (its text), `scale` and `teachers` (name -> SHA-256, in order)."""
+    """What its file says: `network` (its text), `scale` and `teachers` (name -> SHA-256, in order)."""
     return {"network": network, "scale": str(scale), "teachers": teachers_text(teachers)}
 
 

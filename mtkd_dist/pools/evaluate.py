@@ -17,7 +17,7 @@ from ray.exceptions import RayTaskError
 from torch import Tensor, nn
 
 from mtkd_dist.data import ImageStore, bicubic_upscale
-from mtkd_dist.metrics import PerceptualMetric, PerceptualName, load_perceptual, score, score_rgb, to_uint8
+from mtkd_dist.metrics import PerceptualMetric, PerceptualName, from_uint8, load_perceptual, score, score_rgb, to_uint8
 from mtkd_dist.models import load_aggregator, load_network
 from mtkd_dist.models.ensemble import self_ensemble
 from mtkd_dist.models.spandrel_adapter import allow_torchvision_import
@@ -215,12 +215,12 @@ class EvaluateWorker:
     def _enlarge(self, models: _Models, lr: Uint8Image) -> Iterator[tuple[str, Tensor]]:
         """(model, its image (3,H,W) in [0,1])."""
         job = models.job
-        yield BICUBIC, _to_01(bicubic_upscale(lr, job.scale), torch.device("cpu"))[0]
+        yield BICUBIC, from_uint8(bicubic_upscale(lr, job.scale))[0]
         ways: dict[str, Callable[[Tensor], Tensor]] = {"": models} if job.models else {}
         if job.models and job.with_ensemble:
             ways[ENSEMBLE_MARK] = partial(self_ensemble, models)
         for mark, network in ways.items():
-            images = enlarge(network, _to_01(lr, self._device), job.scale)[0].float().cpu()
+            images = enlarge(network, from_uint8(lr, self._device), job.scale)[0].float().cpu()
             for model, image in zip(job.models, images, strict=True):
                 yield model.name + mark, image
 
@@ -230,11 +230,6 @@ class EvaluateWorker:
         if "rgb" in job.extra:
             values |= score_rgb(sr, hr, job.scale)._asdict()
         return values | {name: self._perceptual[name](sr, hr, job.scale) for name in PERCEPTUAL if name in job.extra}
-
-
-def _to_01(image: Uint8Image, device: torch.device) -> Tensor:
-    """(h,w,3) uint8 -> (1,3,h,w) float32."""
-    return torch.from_numpy(np.array(image)).to(device).permute(2, 0, 1).float().div_(255)[None]
 
 
 def _centre(image: Uint8Image, job: EvaluateJob, enlarged: int) -> Uint8Image:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mtkd_dist.config.load import ConfigError, nearest
 from mtkd_dist.models import count_params, is_network_name, load_network, read_metadata
@@ -40,9 +40,7 @@ def read_models(words: Sequence[str]) -> list[Candidate]:
     merged = [candidate.model for candidate in aggregates]
     teachers = {teacher.name for model in merged if isinstance(model, Merged) for teacher in model.teachers}
     return [
-        Candidate(network.model, network.file, network.scale, network.about._replace(role="teacher"))
-        if name in teachers
-        else network
+        replace(network, about=network.about._replace(role="teacher")) if name in teachers else network
         for name, network in networks.items()
     ] + aggregates
 

@@ -6,10 +6,10 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from mtkd_dist.methods import Supervised
+from mtkd_dist.metrics import from_uint8
 from mtkd_dist.models import (
     build_network,
     check_input_range,
@@ -78,7 +78,7 @@ def _given(run: Run, spec: TeacherSpec) -> TeacherFile:
     if manifest.changed(old, inputs, {}):
         began = time.monotonic()
         loaded = load_network(path, run.config.scale, spec.input_range)
-        lr = torch.from_numpy(run.images.lr(0)[:CHECK_CROP, :CHECK_CROP].copy()).permute(2, 0, 1)[None].float() / 255
+        lr = from_uint8(run.images.lr(0)[:CHECK_CROP, :CHECK_CROP])
         db = check_input_range(loaded.module, lr, run.config.scale, str(path), loaded.input_range)
         folder.mkdir(parents=True, exist_ok=True)
         manifest.write(

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mtkd_dist.data import ImageStore
-from mtkd_dist.metrics import psnr_y, to_uint8
+from mtkd_dist.metrics import from_uint8, psnr_y, to_uint8
 from mtkd_dist.models import load_strict, read_metadata, save_network
 from mtkd_dist.pools.teacher_worker import TeacherFile, load_networks
 from mtkd_dist.train.job import StudentJob
@@ -118,4 +118,4 @@ def _crop(store: ImageStore, index: int) -> tuple[Tensor, NDArray[np.uint8]]:
     (top, height), (left, width) = ((max(0, side - CROP) // 2, min(side, CROP)) for side in lr.shape[:2])
     part = lr[top : top + height, left : left + width]
     truth = hr[scale * top : scale * (top + height), scale * left : scale * (left + width)]
-    return torch.tensor(part).permute(2, 0, 1)[None].float() / 255, np.ascontiguousarray(truth)
+    return from_uint8(part), np.ascontiguousarray(truth)
