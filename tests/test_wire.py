@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mtkd_dist.config.tree import WireDtype
-from mtkd_dist.pools.wire import Answer, NonFiniteSignal, pack, size_bytes, unpack
+from mtkd_dist.pools.wire import Answer, NonFiniteSignal, checks_of, pack, size_bytes, unpack
 
 CPU = torch.device("cpu")
 
@@ -59,3 +59,10 @@ def test_the_size_of_an_answer_counts_every_array() -> None:
         signals={"x": np.zeros((1, 3, 4, 4), np.float16)},
     )
     assert size_bytes(answer) == 12 + 48 + 96
+
+
+def test_samples_are_recognised_by_their_low_resolution_pixels_in_any_layout_of_memory() -> None:
+    lr = np.random.default_rng(0).integers(0, 256, (2, 3, 4, 4), np.uint8)
+    turned = np.ascontiguousarray(lr.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+    assert checks_of(lr) == checks_of(turned)
+    assert len(set(checks_of(lr))) == 2

@@ -25,6 +25,13 @@ class FrozenNetworks:
         """(B,3,h,w) -> (B,N,3,H,W), the images of all N teachers in their order."""
         return torch.stack([teacher(lr) for teacher in self.teachers.values()], dim=1)
 
+    def aggregate(self, lr: Tensor) -> Tensor:
+        """(B,3,h,w) -> (B,3,H,W), the images of all teachers turned into one. Errors: ValueError without aggregator."""
+        if self.aggregator is None:
+            raise ValueError("an aggregated image needs a trained aggregator; the aggregate stage makes one")
+        image: Tensor = self.aggregator(self.teacher_images(lr))
+        return image
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -36,6 +43,8 @@ class Batch:
     """(B,3,s*h,s*w)"""
     signals: dict[str, Tensor]
     """What the teacher half returned, by name; first dimension B."""
+    checks: tuple[int, ...] = ()
+    """CRC-32 of each sample's LR as uint8, (3,h,w) in C order: what the log of a run says was really learned from."""
 
 
 class Losses(NamedTuple):

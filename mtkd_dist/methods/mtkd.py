@@ -23,9 +23,7 @@ class MTKD:
     needs_teachers: bool = True
 
     def teach(self, lr: Tensor, networks: FrozenNetworks) -> dict[str, Tensor]:
-        if networks.aggregator is None:
-            raise ValueError("MTKD's teacher half needs a trained aggregator; the aggregate stage makes one")
-        return {"aggregate": networks.aggregator(networks.teacher_images(lr))}
+        return {"aggregate": networks.aggregate(lr)}
 
     def loss(self, student: nn.Module, batch: Batch) -> Losses:
         sr = student(batch.lr)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import TypedDict
 
@@ -77,3 +78,8 @@ def unpack(arrays: Sequence[NDArray[np.generic]], device: torch.device, channels
 
 def size_bytes(answer: Answer) -> int:
     return answer["lr"].nbytes + answer["hr"].nbytes + sum(a.nbytes for a in answer["signals"].values())
+
+
+def checks_of(lr: NDArray[np.uint8]) -> tuple[int, ...]:
+    """(b,3,h,w) uint8 -> CRC-32 of each sample; see `Batch.checks`."""
+    return tuple(zlib.crc32(np.ascontiguousarray(image).data) for image in lr)

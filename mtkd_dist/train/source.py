@@ -21,7 +21,7 @@ from torch import Tensor
 from mtkd_dist.data import ImageStore, Plan, Sample
 from mtkd_dist.methods import Batch
 from mtkd_dist.pools.teacher_worker import cut_slot, describe, open_images
-from mtkd_dist.pools.wire import Answer, unpack
+from mtkd_dist.pools.wire import Answer, checks_of, unpack
 
 
 def slots_of_rank(slots_per_step: int, rank: int, world_size: int) -> list[int]:
@@ -75,7 +75,7 @@ class LocalSource:
     def fetch(self, step: int) -> Batch:
         lr, hr = cut_slot(self._store, self.share.samples(step), self.share.plan.patch)
         lr_01, hr_01 = (unpack([images], self._device, self._channels_last) for images in (lr, hr))
-        return Batch(lr=lr_01, hr=hr_01, signals={})
+        return Batch(lr=lr_01, hr=hr_01, signals={}, checks=checks_of(lr))
 
     def done(self, step: int) -> None:
         pass
@@ -104,6 +104,7 @@ class LinkSource:
             lr=joined([a["lr"] for a in answers]),
             hr=joined([a["hr"] for a in answers]),
             signals={name: joined([a["signals"][name] for a in answers]) for name in answers[0]["signals"]},
+            checks=tuple(check for a in answers for check in checks_of(a["lr"])),
         )
 
     def _take(self, step: int) -> list[Answer]:
