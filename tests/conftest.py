@@ -24,6 +24,13 @@ def denormal_numbers() -> Iterator[None]:
     torch.set_flush_denormal(False)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
 @pytest.fixture(scope="session")
 def shared_dir() -> Path:
     """The folder `shared/` beside the checkout: real images and weights that are not part of the project."""

@@ -12,6 +12,7 @@ from typing import Literal
 Scale = Literal[2, 3, 4]
 WireDtype = Literal["float16", "float32", "uint8"]
 Precision = Literal["auto", "float32", "bfloat16"]
+TeacherPrecision = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class TrainingConfig:
     result: Literal["last", "best"] = "last"
     """The weights that the stage hands on: the last ones, or those of the best validation."""
     precision: Precision = "auto"
-    """Arithmetic of students and teachers; auto: bfloat16 on a GPU, float32 on a CPU. Weights stay float32."""
+    """Arithmetic of the trained network; auto: bfloat16 on a GPU, float32 on a CPU. Weights stay float32."""
     channels_last: bool = False
     """Keep the trained network and its batches in channels_last order, which convolutions on a GPU may prefer."""
     compile: bool = False
@@ -122,6 +123,8 @@ class Config:
     aggregator: str = "dctswin"
     """The network that turns the teachers' images into one (NAME or NAME:width=48); or an aggregator that an
     earlier run trained with these very teacher files (FILE.safetensors), which is used as it is."""
+    teacher_precision: TeacherPrecision = "auto"
+    """Arithmetic of the teachers and of the trained aggregator; auto: float16 on a GPU, float32 on a CPU."""
     scale: Scale = 4
     """Enlargement."""
     num_gpus: int | None = None

@@ -5,6 +5,7 @@ Ray knows it as the actor class `TeacherWorker`. The class itself is plain Pytho
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,16 +14,18 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
-from mtkd_dist.config.tree import Precision, WireDtype
+from mtkd_dist.config.tree import TeacherPrecision, WireDtype
 from mtkd_dist.data import ImageStore, Plan, Sample
 from mtkd_dist.methods import FrozenNetworks, Method
 from mtkd_dist.models import digest_file, load_aggregator, load_network
 from mtkd_dist.pools.device import pick_device, use_threads
+from mtkd_dist.pools.inference import Frozen, fitting_dtype, inference_dtype
 from mtkd_dist.pools.placement import PoolSize
-from mtkd_dist.pools.precision import Autocast, compute_dtype
 from mtkd_dist.pools.wire import Answer, Meta, NonFiniteSignal, pack, size_bytes
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ class TeacherJob:
     wire: WireDtype
     pool: PoolSize
     """What this worker reserved."""
-    precision: Precision = "auto"
+    precision: TeacherPrecision = "auto"
     """Arithmetic of the networks; what they answer travels as `wire` all the same."""
 
 
@@ -60,19 +63,34 @@ def load_networks(
     scale: int,
     device: torch.device,
     dtype: torch.dtype = torch.float32,
+    sample: Tensor | None = None,
 ) -> FrozenNetworks:
     """Frozen networks on `device` that compute in `dtype` and answer in float32; teachers by name, in the order given.
 
-    Each is cast by itself: the aggregator gets what the teachers said in float32.
+    Each is cast by itself: the aggregator gets what the teachers said in float32. With a `sample` of LR images on the
+    device, a network whose answer to it is not finite in `dtype` computes in float32, and the log says so.
     Errors: ValueError for a file of the wrong scale, or an aggregator that was trained with other teachers.
     """
-    return FrozenNetworks(
+
+    def frozen(name: str, network: nn.Module, scale: int, images: Tensor | None) -> Frozen:
+        fits = dtype if images is None else fitting_dtype(network.to(device), images, dtype)
+        if fits != dtype:
+            logger.warning("%s computes in float32: its answers are not finite as %s", name, dtype)
+        return Frozen(name, network, scale, device, fits)
+
+    networks = FrozenNetworks(
         {
-            t.name: Autocast(load_network(t.path, scale=scale, input_range=t.input_range).module.to(device), dtype)
+            t.name: frozen(
+                f"teacher {t.name}", load_network(t.path, scale=scale, input_range=t.input_range).module, scale, sample
+            )
             for t in teachers
-        },
-        Autocast(load_aggregator(aggregator, digests_of(teachers), scale).to(device), dtype) if aggregator else None,
+        }
     )
+    if aggregator is None:
+        return networks
+    images = None if sample is None else networks.teacher_images(sample)
+    network = load_aggregator(aggregator, digests_of(teachers), scale)
+    return FrozenNetworks(networks.teachers, frozen("the aggregator", network, 1, images))
 
 
 def digests_of(teachers: Sequence[TeacherFile]) -> dict[str, str]:
@@ -112,8 +130,15 @@ class TeacherWorker:
         self._job = job
         self._device = pick_device(job.pool.gpus > 0)
         self._store = open_images(job.images, job.plan)
-        dtype = compute_dtype(job.precision, self._device)
-        self._networks = load_networks(job.teachers, job.aggregator, job.scale, self._device, dtype)
+        lr, _ = cut_slot(self._store, job.plan.slots(0, job.slot_size)[0], job.plan.patch)
+        self._networks = load_networks(
+            job.teachers,
+            job.aggregator,
+            job.scale,
+            self._device,
+            inference_dtype(job.precision, self._device),
+            sample=torch.from_numpy(lr).to(self._device).float().div_(255),
+        )
 
     def ping(self) -> bool:
         """True once the networks are loaded (Ray runs it after `__init__`)."""

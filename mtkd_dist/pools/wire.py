@@ -49,16 +49,29 @@ def pack(signals: Mapping[str, Tensor], dtype: WireDtype) -> dict[str, NDArray[n
     "uint8" is for images in [0,1]: clipped and rounded, an error of at most 1/510 inside the range.
     Errors: NonFiniteSignal, also where a value is beyond the 65504 of float16.
     """
-    packed: dict[str, NDArray[np.generic]] = {}
+    packed: dict[str, Tensor] = {}
+    finite: dict[str, Tensor] = {}
     for name, signal in signals.items():
         signal = signal.to(torch.float16 if dtype == "float16" else torch.float32)
-        finite = signal.isfinite().reshape(len(signal), -1).all(1)
-        if not finite.all():
-            raise NonFiniteSignal(name, (~finite).nonzero().flatten().tolist(), dtype)
+        finite[name] = _to_host(signal.isfinite().reshape(len(signal), -1).all(1))
         if dtype == "uint8":
             signal = signal.clamp(0, 1).mul(255).round().to(torch.uint8)
-        packed[name] = signal.cpu().contiguous().numpy()
-    return packed
+        packed[name] = _to_host(signal.contiguous())
+    if any(signal.is_cuda for signal in signals.values()):
+        # The only wait of a slot, for everything together.
+        torch.cuda.current_stream().synchronize()
+    for name, rows in finite.items():
+        if not rows.all():
+            raise NonFiniteSignal(name, (~rows).nonzero().flatten().tolist(), dtype)
+    return {name: signal.numpy() for name, signal in packed.items()}
+
+
+def _to_host(tensor: Tensor) -> Tensor:
+    """On a GPU the copy is only queued: into pinned memory, beside what is computed."""
+    if not tensor.is_cuda:
+        return tensor
+    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    return host.copy_(tensor, non_blocking=True)
 
 
 def unpack(arrays: Sequence[NDArray[np.generic]], device: torch.device, channels_last: bool = False) -> Tensor:

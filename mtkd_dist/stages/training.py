@@ -54,7 +54,11 @@ class Training:
 
     def inputs(self, run: Run) -> dict[str, Any]:
         """All that the weights depend on while they are trained."""
-        link = {"slot_size": run.config.link.slot_size, "wire": run.config.link.wire}
+        link = {
+            "slot_size": run.config.link.slot_size,
+            "wire": run.config.link.wire,
+            "teacher_precision": run.config.teacher_precision,
+        }
         return {
             "network": self.network,
             "scale": run.config.scale,
@@ -154,7 +158,7 @@ def _train(run: Run, training: Training, checkpoints: Path) -> tuple[dict[str, T
             aggregator=training.aggregator,
             wire=config.link.wire,
             pool=layout.teachers,
-            precision=job_config.precision,
+            precision=config.teacher_precision,
         )
     validation = None
     if run.validation is not None and job_config.validate_every:
