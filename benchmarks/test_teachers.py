@@ -38,8 +38,8 @@ def table() -> Table:
     if not torch.cuda.is_available():
         table.left_out["GPU"] = "no CUDA device: captured graphs and float16 not yet measured"
     table.notes.append(
-        f"Images of {PATCH}x{PATCH} LR pixels, x{SCALE}. plain: the network as it is loaded, under no_grad. The "
-        "others: as teacher workers run them (channels_last; on a GPU captured). x plain: with the same number of threads."
+        f"{PATCH}x{PATCH} LR pixels, x{SCALE}. plain: the network as it is loaded, under no_grad. The others: "
+        "as workers run them (channels_last; on a GPU captured). x plain: with the same number of threads."
     )
     return table
 
