@@ -1,5 +1,8 @@
 """How fast the two pools feed each other: images/s, milliseconds of the link for a batch, and where pools spend time.
 
+Beside them the obvious alternative: teachers, aggregator and student one after the other in one process, which has all
+cores; once as the paper's released code does it (gradients of frozen networks are computed too) and once without.
+
     pytest benchmarks/test_pipeline.py
 
 Prints one Markdown table; `--write` of this folder's conftest puts it into `benchmarks/results/pipeline.md`. Compare
@@ -8,6 +11,7 @@ rows of one table only: the machine may be shared.
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -17,18 +21,29 @@ from pathlib import Path
 import pytest
 import ray
 import torch
+from torch.nn.functional import l1_loss
 
 from benchmarks.results_table import Table
 from mtkd_dist.config.tree import LinkConfig, TrainingConfig
 from mtkd_dist.data import ImageStore, Photo, Plan, build_store, demo_photos
 from mtkd_dist.methods import MTKD, Method, Supervised
-from mtkd_dist.models import aggregator_metadata, build_aggregator, build_network, digest_file, save_network
+from mtkd_dist.models import (
+    aggregator_metadata,
+    build_aggregator,
+    build_network,
+    digest_file,
+    load_aggregator,
+    load_network,
+    save_network,
+)
+from mtkd_dist.pools.device import use_threads
 from mtkd_dist.pools.placement import Layout, PoolSize
 from mtkd_dist.pools.teacher_pool import teacher_pool
 from mtkd_dist.pools.teacher_worker import TeacherFile, TeacherJob
 from mtkd_dist.train.job import StudentJob
-from mtkd_dist.train.source import LinkSource, Share
+from mtkd_dist.train.source import LinkSource, LocalSource, Share
 from mtkd_dist.train.trainer import Update, run_training
+from mtkd_kernels import haar_l1_loss
 
 SCALE, PATCH, BATCH, SLOT = 2, 48, 16, 4
 TEACHERS = ("edsr-baseline:width=16,blocks=2", "edsr-baseline:width=24,blocks=2")
@@ -133,3 +148,31 @@ def test_training(bench: Bench, table: Table, tmp_path: Path, kind: str) -> None
         *(shares_text(updates[-1], p) for p in ("students", "teachers")),
     )
     assert len(rates) == 6
+
+
+@pytest.mark.parametrize("gradients", [True, False], ids=["as the paper's code", "no-grad"])
+def test_one_process(bench: Bench, table: Table, gradients: bool) -> None:
+    """The released code neither detaches the target nor freezes what made it; its loss is L1 as it is shipped."""
+    use_threads(os.cpu_count() or 1)
+    student = bench.student(MTKD(), steps=10)
+    network = student.build().train()
+    optimizer = torch.optim.Adam(network.parameters(), lr=2e-4)
+    digests = {t.name: digest_file(t.path) for t in bench.teachers}
+    teachers = [load_network(t.path, scale=SCALE).module.requires_grad_(gradients) for t in bench.teachers]
+    aggregator = load_aggregator(bench.aggregator, digests, SCALE).requires_grad_(gradients)
+    source = LocalSource(Share(student.images, student.plan, BATCH, [0]), torch.device("cpu"))
+
+    def step(number: int) -> None:
+        batch = source.fetch(number)
+        with torch.set_grad_enabled(gradients):
+            target = aggregator(torch.stack([teacher(batch.lr) for teacher in teachers], dim=1))
+        image = network(batch.lr)
+        distance = l1_loss(image, target) if gradients else haar_l1_loss(image, target)
+        optimizer.zero_grad(set_to_none=True)
+        (distance + 0.1 * l1_loss(image, batch.hr)).backward()
+        optimizer.step()
+
+    milliseconds(step, 0, 2)
+    per_step = milliseconds(step, 2, 10)
+    name = "one process, " + ("gradients of frozen networks as in the paper's code" if gradients else "no-grad")
+    table.add(name, f"{1e3 * BATCH / per_step:.1f}", f"{per_step:.0f}", "–", "–")
