@@ -106,6 +106,12 @@ def describe(store: ImageStore, sample: Sample) -> str:
     return ", ".join([f"{store.names[sample.image]} at y={sample.y} x={sample.x} (LR pixels)", *turns])
 
 
+def describe_slot(images: Path, plan: Plan, slot_size: int, step: int, slot: int) -> str:
+    """Where the samples of a slot come from. Errors: those of `open_images`."""
+    store = open_images(images, plan)
+    return "; ".join(describe(store, sample) for sample in plan.slots(step, slot_size)[slot])
+
+
 class TeacherWorker:
     def __init__(self, job: TeacherJob) -> None:
         use_threads(job.pool.threads)
@@ -115,9 +121,9 @@ class TeacherWorker:
         dtype = compute_dtype(job.precision, self._device)
         self._networks = load_networks(job.teachers, job.aggregator, job.scale, self._device, dtype)
 
-    def ping(self) -> bool:
-        """True once the networks are loaded (Ray runs it after `__init__`)."""
-        return True
+    def ping(self) -> str:
+        """Digest of the plan, once the networks are loaded (Ray runs it after `__init__`)."""
+        return self._job.plan.digest
 
     def answer(self, step: int, slot: int) -> tuple[Meta, Answer]:
         """The teacher half of one slot: a small record for the link, and the arrays for a student.
