@@ -5,8 +5,7 @@ from typing import Any
 import pytest
 
 from mtkd_dist.pools.link_state import MAX_FAILURES, Lease, LinkState, StaleAttempt, WrongPlan
-from mtkd_dist.pools.patience import NEEDED, Patience
-
+from mtkd_dist.pools.patience import FIRST, NEEDED, Patience
 
 PLAN = "the digest of the plan"
 HANG_SECONDS = 60.0
@@ -116,7 +115,7 @@ def test_the_keys_of_a_dead_worker_are_leased_again_to_another() -> None:
     assert state.lose_worker("a") == [(0, 0), (0, 1)]
     state.add_worker("b", PLAN, now=0)
     assert [lease.key for lease in leases(state)] == [(0, 0), (0, 1)]
-    assert not state.answered(lost[0], 100)
+    assert not state.answered(lost[0], 100, now=0)
 
 
 def test_an_answer_that_comes_twice_is_taken_once() -> None:
@@ -196,3 +195,146 @@ def test_an_answer_acquits_its_key() -> None:
     assert state.deadly_key is None
 
 
+def test_students_and_teachers_of_another_plan_are_refused_with_both_digests() -> None:
+    state = make_state(plan="aaaa")
+    with pytest.raises(WrongPlan, match=r"student rank 3 works by the plan bbbb, and this link by aaaa"):
+        state.attach(1, 3, 4, 0, "bbbb")
+    with pytest.raises(WrongPlan, match=r"teacher worker w works by the plan bbbb"):
+        state.add_worker("w", "bbbb", now=0)
+    assert state.workers == []
+
+
+def test_a_link_that_takes_the_place_of_another_begins_at_the_smallest_step_of_all_ranks() -> None:
+    state = make_state()
+    state.add_worker("a", PLAN, now=0)
+    assert state.acknowledge(7, 0, 3) == []  # on its way when the link before died
+    state.attach(7, 0, 2, 4, PLAN)
+    state.attach(7, 1, 2, 2, PLAN)
+    assert state.base == 2
+    assert one_lease(state).key == (2, 0)
+
+
+def test_a_link_has_only_its_own_slots_of_each_step() -> None:
+    state = started(slots=range(2, 4), leases_per_worker=10)
+    assert [lease.key for lease in leases(state)] == [(0, 2), (0, 3), (1, 2), (1, 3)]
+
+
+def test_only_the_key_that_a_dead_worker_was_at_is_suspected() -> None:
+    state = started()
+    for worker in "abc":
+        state.add_worker(worker, PLAN, now=0)
+        assert [lease.key for lease in leases(state)] == [(0, 0), (0, 1)]
+        state.lose_worker(worker)
+    assert state.deadly_key == (0, 0)
+    state.skip((0, 0))
+    assert state.deadly_key is None
+
+
+def test_a_skipped_key_is_done_without_an_answer_also_for_students_that_go_back() -> None:
+    state = started()
+    late = one_lease(state)
+    state.skip(late.key)
+    assert not state.answered(late, 100, now=1)
+    assert one_lease(state).key == (0, 1)
+    state.attach(2, 0, 1, 0, PLAN)
+    assert (0, 0) not in [lease.key for lease in leases(state)]
+
+
+def test_a_failed_key_goes_to_a_worker_that_has_not_failed_at_it() -> None:
+    state = started("ab", leases_per_worker=1)
+    first = one_lease(state)
+    other = one_lease(state)
+    state.failed(first, now=1)
+    state.answered(other, 100, now=1)
+    again = one_lease(state)
+    assert (again.key, again.worker) == (first.key, other.worker)
+
+
+def test_three_failures_are_the_fault_of_the_key() -> None:
+    state = started(leases_per_worker=1)
+    for failures in range(MAX_FAILURES):
+        assert (state.deadly_key is None) == (failures < MAX_FAILURES)
+        state.failed(one_lease(state), now=1)
+    assert state.deadly_key == (0, 0)
+    assert not state.died_of((0, 0))
+
+
+def test_three_failures_in_a_row_ask_for_a_restart_of_the_worker_and_a_good_answer_between_them_does_not() -> None:
+    state = started(leases_per_worker=1, window_steps=6)
+    assert not state.failed(one_lease(state), now=1)
+    assert not state.failed(one_lease(state), now=2)
+    state.answered(one_lease(state), 100, now=3)
+    assert not state.failed(one_lease(state), now=4)
+    assert not state.failed(one_lease(state), now=5)
+    assert state.failed(one_lease(state), now=6)
+
+
+def test_a_slow_key_of_the_oldest_step_is_given_to_an_idle_worker_too_and_the_first_answer_wins() -> None:
+    state = started(slots=range(1), window_steps=1, patience=used_to(1.0))
+    slow = one_lease(state)
+    state.add_worker("b", PLAN, now=0)
+    state.tick(1.9)
+    assert state.lease(1.9) is None
+    state.tick(2.1)
+    hedge = one_lease(state, 2.1)
+    assert (hedge.key, hedge.worker, state.hedged) == (slow.key, "b", 1)
+    state.tick(4.9)
+    assert state.lease(4.9) is None  # one hedge for a key at a time
+    assert state.answered(hedge, 100, now=4.9)
+    assert not state.answered(slow, 100, now=5.0)
+    assert (state.bytes_in_flight, state.calls) == (100, 0)
+
+
+def test_a_hedge_needs_credit_for_the_bytes_of_a_second_answer() -> None:
+    state = started(slots=range(1), window_steps=1, max_bytes=150, patience=used_to(1.0))
+    leases(state)
+    state.add_worker("b", PLAN, now=0)
+    state.tick(3)
+    assert state.lease(3) is None
+
+
+def test_a_late_worker_loses_its_leases_and_gets_new_ones_when_it_has_answered() -> None:
+    state = started("a", window_steps=1, patience=used_to(1.0))
+    first, second = leases(state)
+    state.add_worker("b", PLAN, now=0)
+    assert state.tick(5.1) == []
+    assert state.late_workers == ["a"]
+    assert [(lease.key, lease.worker) for lease in leases(state, 5.1)] == [((0, 0), "b"), ((0, 1), "b")]
+    assert state.released == 2
+    assert state.answered(first, 100, now=6)  # still wanted: b has not answered yet
+    assert state.late_workers == []
+    assert state.holds(second)
+
+
+def test_without_another_worker_the_late_one_is_waited_for_until_it_hangs() -> None:
+    state = started(patience=used_to(1.0))
+    lease = one_lease(state)
+    assert state.answered(lease, 100, now=1)
+    leases(state, 1)
+    assert state.tick(HANG_SECONDS) == []
+    assert state.late_workers == []
+    assert state.tick(HANG_SECONDS + 2) == ["a"]
+
+
+def test_the_second_lease_of_a_worker_is_not_late_while_it_works_at_the_first() -> None:
+    state = started("ab", window_steps=6, patience=used_to(1.0))
+    of_a, of_b, *_ = leases(state)
+    state.answered(of_a, 100, now=4)
+    state.answered(of_b, 100, now=5)
+    state.tick(8.9)
+    assert state.late_workers == []
+    state.tick(9.1)
+    assert state.late_workers == ["a"]
+
+
+def test_the_first_answer_of_a_worker_may_take_longer_and_says_nothing_of_what_is_usual() -> None:
+    patience = Patience(HANG_SECONDS)
+    state = started(leases_per_worker=1, steps=100, window_steps=100, patience=patience)
+    first = one_lease(state)
+    assert state.tick(HANG_SECONDS + 1) == []
+    assert state.tick(FIRST * HANG_SECONDS + 1) == ["a"]
+    state.answered(first, 100, now=50)
+    for i in range(NEEDED):
+        assert patience.p99 is None
+        state.answered(one_lease(state, 50 + i), 100, now=51 + i)
+    assert patience.p99 == pytest.approx(1)

@@ -100,9 +100,7 @@ class TeacherPool:
         for shard in sorted(self._ends.index(end) for end in ended):
             self.links[shard] = self._new_link(shard, len(self.links))
             self._ends[shard] = self.links[shard].run.remote()
-            _say(
-                self._board, "the link died: another one has taken its place, and what was lost is answered again"
-            )
+            _say(self._board, "the link died: another one has taken its place, and what was lost is answered again")
         if ended:
             ray.get(self._board.announce.remote(self.links))
 
