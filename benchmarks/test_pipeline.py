@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import ray
 import torch
 
 from benchmarks.results_table import Table
@@ -23,6 +22,7 @@ from mtkd_dist.config.tree import LinkConfig, TrainingConfig
 from mtkd_dist.data import ImageStore, Photo, Plan, build_store, demo_photos
 from mtkd_dist.methods import MTKD, Method, Supervised
 from mtkd_dist.models import aggregator_metadata, build_aggregator, build_network, digest_file, save_network
+from mtkd_dist.pools.board import BoardActor
 from mtkd_dist.pools.placement import Layout, PoolSize
 from mtkd_dist.pools.teacher_pool import teacher_pool
 from mtkd_dist.pools.teacher_worker import TeacherFile, TeacherJob
@@ -98,11 +98,10 @@ def test_link_alone(bench: Bench, table: Table) -> None:
     """A batch through the link when the teachers compute nothing: cutting, object store, references, conversion."""
     student = bench.student(Supervised(), steps=120)
     job = bench.teacher(Supervised(), ())
-    with teacher_pool(job, CPU, 120, student.slots_per_step, LinkConfig(slot_size=SLOT)) as pool:
-        attempt = ray.get(pool.link.new_attempt.remote())
-        ray.get(pool.link.attach.remote(attempt, 0, 1, 0))
+    config = LinkConfig(slot_size=SLOT)
+    with teacher_pool(job, CPU, 120, student.slots_per_step, config, BoardActor.remote()) as pool:
         share = Share(student.images, student.plan, SLOT, list(range(student.slots_per_step)))
-        source = LinkSource(pool.link, attempt, 0, share, torch.device("cpu"))
+        source = LinkSource(lambda: pool.links, 1, 0, 1, share, torch.device("cpu"))
 
         def fetch(step: int) -> None:
             source.fetch(step)

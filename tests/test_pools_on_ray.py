@@ -15,6 +15,7 @@ from ray.exceptions import RayTaskError
 
 from mtkd_dist.config.tree import LinkConfig
 from mtkd_dist.methods import Aggregation, Batch, Losses, Supervised
+from mtkd_dist.pools.board import BoardActor
 from mtkd_dist.pools.errors import TrainingFailed
 from mtkd_dist.pools.placement import Layout, PoolSize
 from mtkd_dist.pools.teacher_pool import TeacherPool, teacher_pool
@@ -35,14 +36,19 @@ def job(tmp_path: Path) -> TeacherJob:
 
 
 def start_pool(job: TeacherJob, pool: PoolSize, config: LinkConfig) -> AbstractContextManager[TeacherPool]:
-    return teacher_pool(job, pool, 6, job.plan.batch_size // job.slot_size, config)
+    return teacher_pool(job, pool, 6, job.plan.batch_size // job.slot_size, config, BoardActor.remote())
+
+
+def attach(pool: TeacherPool, job: TeacherJob, attempt: int = 1) -> int:
+    """As the only rank, at step 0."""
+    ray.get(pool.link.attach.remote(attempt, 0, 1, 0, job.plan.digest))
+    return attempt
 
 
 def test_killed_teachers_change_no_answer(job: TeacherJob) -> None:
     undisturbed = TeacherWorker(job)
     with start_pool(job, TWO_CPUS, LinkConfig(slot_size=2, window_steps=2)) as pool:
-        attempt = ray.get(pool.link.new_attempt.remote())
-        ray.get(pool.link.attach.remote(attempt, 0, 1, 0))
+        attempt = attach(pool, job)
         for step in range(6):
             if step == 2:
                 for worker in pool.workers.values():
@@ -61,8 +67,7 @@ def test_killed_teachers_change_no_answer(job: TeacherJob) -> None:
 
 def test_an_answer_that_was_lost_with_its_node_is_made_again(job: TeacherJob) -> None:
     with start_pool(job, ONE_CPU, LinkConfig(slot_size=2)) as pool:
-        attempt = ray.get(pool.link.new_attempt.remote())
-        ray.get(pool.link.attach.remote(attempt, 0, 1, 0))
+        attempt = attach(pool, job)
         first = ray.get(pool.link.take.remote(attempt, 0, [0]))
         ray.get(pool.link.lost.remote(attempt, 0, [0]))
         second = ray.get(pool.link.take.remote(attempt, 0, [0]))
@@ -72,17 +77,15 @@ def test_an_answer_that_was_lost_with_its_node_is_made_again(job: TeacherJob) ->
 
 def test_a_student_of_an_earlier_attempt_is_fenced_off(job: TeacherJob) -> None:
     with start_pool(job, ONE_CPU, LinkConfig(slot_size=2)) as pool:
-        old, new = (ray.get(pool.link.new_attempt.remote()) for _ in range(2))
-        ray.get(pool.link.attach.remote(new, 0, 1, 0))
+        attach(pool, job, attempt=2)
         with pytest.raises(RayTaskError, match="was replaced"):
-            ray.get(pool.link.take.remote(old, 0, [0]))
+            ray.get(pool.link.take.remote(1, 0, [0]))
 
 
 def test_a_student_that_waits_too_long_is_told_why(job: TeacherJob) -> None:
     config = LinkConfig(slot_size=2, window_steps=1, starved_seconds=0.5)
     with start_pool(job, ONE_CPU, config) as pool:
-        attempt = ray.get(pool.link.new_attempt.remote())
-        ray.get(pool.link.attach.remote(attempt, 0, 1, 0))
+        attempt = attach(pool, job)
         # Step 1 is outside of the window until step 0 is acknowledged, which never happens here.
         with pytest.raises(RayTaskError, match=r"no answer for step 1 within 0\.5 s.*link\.starved_seconds"):
             ray.get(pool.link.take.remote(attempt, 1, [0]))
@@ -91,8 +94,7 @@ def test_a_student_that_waits_too_long_is_told_why(job: TeacherJob) -> None:
 def test_a_teacher_half_that_fails_ends_the_run_with_its_own_words(job: TeacherJob) -> None:
     broken = dataclasses.replace(job, method=_BrokenTeaching())
     with start_pool(broken, ONE_CPU, LinkConfig(slot_size=2)) as pool:
-        attempt = ray.get(pool.link.new_attempt.remote())
-        ray.get(pool.link.attach.remote(attempt, 0, 1, 0))
+        attempt = attach(pool, job)
         with pytest.raises(RayTaskError, match="the lamp is out"):
             ray.get(pool.link.take.remote(attempt, 0, [0]))
 
