@@ -120,6 +120,7 @@ class TeacherWorker:
         self._store = open_images(job.images, job.plan)
         dtype = compute_dtype(job.precision, self._device)
         self._networks = load_networks(job.teachers, job.aggregator, job.scale, self._device, dtype)
+        self._shapes: dict[str, tuple[int, ...]] = {}
 
     def ping(self) -> str:
         """Digest of the plan, once the networks are loaded (Ray runs it after `__init__`)."""
@@ -128,7 +129,8 @@ class TeacherWorker:
     def answer(self, step: int, slot: int) -> tuple[Meta, Answer]:
         """The teacher half of one slot: a small record for the link, and the arrays for a student.
 
-        Errors: ValueError that names signal and samples where a signal is not finite; no student ever gets to see it.
+        Errors: ValueError that names signal and samples where a signal is not finite, or of another shape than before;
+        no student ever gets to see it.
         """
         began = time.perf_counter()
         job = self._job
@@ -140,8 +142,19 @@ class TeacherWorker:
                 signals = pack(job.method.teach(lr_01, self._networks), job.wire)
             except NonFiniteSignal as error:
                 raise ValueError(self._blame(error, lr_01, samples)) from error
+        self._check_shapes(signals, samples)
         answer = Answer(lr=lr, hr=hr, signals=signals)
         return Meta(bytes=size_bytes(answer), busy_seconds=time.perf_counter() - began), answer
+
+    def _check_shapes(self, signals: dict[str, NDArray[np.generic]], samples: list[Sample]) -> None:
+        """All patches are of one size, so are the signals of each sample."""
+        for name, array in signals.items():
+            expected = (len(samples), *self._shapes.setdefault(name, array.shape[1:]))
+            if array.shape != expected:
+                where = "; ".join(describe(self._store, sample) for sample in samples)
+                raise ValueError(
+                    f"the teachers' signal {name!r} has the shape {array.shape}, expected {expected}, for {where}"
+                )
 
     def _blame(self, error: NonFiniteSignal, lr: Tensor, samples: list[Sample]) -> str:
         """The signal, its samples, and the networks that are not finite for them already as float32."""
