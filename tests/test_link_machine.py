@@ -129,8 +129,9 @@ class LinkMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def lose_an_answer(self, data: st.DataObject) -> None:
         key = data.draw(st.sampled_from(sorted(self.kept)))
-        self.state.lose_answers(self.attempt, [key])
-        self.kept.discard(key)
+        lost = self.state.lose_answers(self.attempt, [key])
+        assert key in lost
+        self.kept -= set(lost)
 
     @rule(data=st.data())
     def consume(self, data: st.DataObject) -> None:

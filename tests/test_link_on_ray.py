@@ -7,7 +7,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import re
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -299,6 +302,18 @@ def test_a_deadly_sample_ends_the_run_with_its_photograph_or_is_skipped(tmp_path
         only = Share(job.images, job.plan, job.slot_size, [1])
         with pytest.raises(LinkError, match=r"all samples of rank 0 at step 1 are skipped"):
             LinkSource(lambda: pool.links, 2, 0, 1, only, torch.device("cpu")).fetch(1)
+
+
+@pytest.mark.slow
+def test_a_node_that_is_lost_with_its_teacher_and_waiting_answers_costs_seconds(capsys: pytest.CaptureFixture) -> None:
+    found = subprocess.run([sys.executable, "-m", "tests.node_loss"], capture_output=True, text=True, timeout=300)
+    assert found.returncode == 0, found.stderr[-2000:]
+    result = re.search(r"([\d.]+) s, (\d+) times unreadable", found.stdout)
+    assert result is not None
+    with capsys.disabled():
+        print(f"\nthe student waited {result[0]}")
+    assert int(result[2]) >= 1
+    assert float(result[1]) < 15  # what Ray needs to notice that a node is dead, and more than enough without it
 
 
 @dataclasses.dataclass(frozen=True)

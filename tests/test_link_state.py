@@ -148,14 +148,13 @@ def test_a_newer_attempt_drops_answers_that_an_earlier_one_may_have_died_of() ->
     assert [lease.key for lease in leases(state)] == [(0, 0), (0, 1)]
 
 
-def test_answers_that_cannot_be_read_any_more_are_made_again() -> None:
-    state = started()
+def test_answers_that_cannot_be_read_are_made_again_with_all_others_of_the_same_worker() -> None:
+    state = started("ab")
     for lease in leases(state):
-        state.answered(lease, 100, now=0)
-    state.lose_answers(1, [(0, 1)])
-    again = state.lease(0)
-    assert again is not None
-    assert again.key == (0, 1)
+        state.answered(lease, 100, now=0)  # a, b, a, b
+    assert state.lose_answers(1, [(0, 1)]) == [(0, 1), (1, 1)]
+    assert [lease.key for lease in leases(state)] == [(0, 1), (1, 1)]
+    assert state.bytes_in_flight == 400
 
 
 def test_acknowledgements_may_arrive_out_of_order() -> None:

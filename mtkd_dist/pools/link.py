@@ -104,9 +104,7 @@ class Link:
 
     async def lost(self, attempt: int, step: int, slots: list[int]) -> None:
         """A student could not read the answers that it took; they are made again."""
-        keys = [(step, slot) for slot in slots]
-        self._state.lose_answers(attempt, keys)
-        for key in keys:
+        for key in self._state.lose_answers(attempt, [(step, slot) for slot in slots]):
             self._answers.pop(key, None)
         self._pump()
 

@@ -114,6 +114,7 @@ class LinkState:
         self._leases = 0
         self._calls = 0
         self._ready_bytes = 0
+        self._maker: dict[Key, str] = {}
         self._losses: dict[Key, int] = {}
         self._failures: dict[Key, int] = {}
         self._failed_at: dict[Key, set[str]] = {}
@@ -178,11 +179,14 @@ class LinkState:
         self._acquit(key)
         self.skipped.add(key)
 
-    def lose_answers(self, attempt: int, keys: list[Key]) -> None:
-        """Answers were ready but cannot be read any more (their node died): they are leased again."""
+    def lose_answers(self, attempt: int, keys: list[Key]) -> list[Key]:
+        """Answers were ready but cannot be read (their node died): they are leased again. Returns the keys to drop.
+
+        With them go all that the same workers made, which lie on the same nodes: each would cost a student a time-out.
+        """
         self.check(attempt)
-        for key in keys:
-            self._drop(key)
+        makers = {self._maker[key] for key in keys if key in self.ready}
+        return [key for key in list(self.ready) if self._maker[key] in makers and self._drop(key)]
 
     def tick(self, now: float) -> list[str]:
         """Look at the time. A late worker's leases are taken back, slow keys of the oldest step get a second lease from
@@ -238,6 +242,7 @@ class LinkState:
         if not self._wanted(lease.key):
             return False
         self.ready[lease.key] = size_bytes
+        self._maker[lease.key] = lease.worker
         self._ready_bytes += size_bytes
         self._acquit(lease.key)
         return True
@@ -271,9 +276,7 @@ class LinkState:
         if attempt > self._attempt:
             self._attempt = attempt
             self._next_step = dict.fromkeys(range(world_size), step)
-            dropped = list(self.ready)
-            for key in dropped:
-                self._drop(key)
+            dropped = [key for key in list(self.ready) if self._drop(key)]
         self._next_step[rank] = step
         return dropped + self._move_base()
 
@@ -337,19 +340,17 @@ class LinkState:
         heapq.heappush(self._freed, lease.key)
         return True
 
-    def _drop(self, key: Key) -> None:
-        if key in self.ready:
-            self._ready_bytes -= self.ready.pop(key)
-            heapq.heappush(self._freed, key)
+    def _drop(self, key: Key) -> bool:
+        self._ready_bytes -= self.ready.pop(key)
+        del self._maker[key]
+        heapq.heappush(self._freed, key)
+        return True
 
     def _move_base(self) -> list[Key]:
         before, self.base = self.base, min(self._next_step.values())
         if self.base < before or self._frontier[0] < self.base:
             self._frontier = (self.base, self.slots.start)
-        done = [key for key in self.ready if key[0] < self.base] if self.base > before else []
-        for key in done:
-            self._ready_bytes -= self.ready.pop(key)
-        return done
+        return [key for key in list(self.ready) if key[0] < self.base and self._drop(key)] if self.base > before else []
 
     def _has_another(self, name: str) -> bool:
         return any(other != name and not worker.late for other, worker in self._workers.items())
