@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import ray
 import torch
 from torch.nn.functional import l1_loss
 
@@ -36,6 +35,7 @@ from mtkd_dist.models import (
     load_network,
     save_network,
 )
+from mtkd_dist.pools.board import BoardActor
 from mtkd_dist.pools.device import use_threads
 from mtkd_dist.pools.placement import Layout, PoolSize
 from mtkd_dist.pools.teacher_pool import teacher_pool
@@ -113,11 +113,10 @@ def test_link_alone(bench: Bench, table: Table) -> None:
     """A batch through the link when the teachers compute nothing: cutting, object store, references, conversion."""
     student = bench.student(Supervised(), steps=120)
     job = bench.teacher(Supervised(), ())
-    with teacher_pool(job, CPU, 120, student.slots_per_step, LinkConfig(slot_size=SLOT)) as pool:
-        attempt = ray.get(pool.link.new_attempt.remote())
-        ray.get(pool.link.attach.remote(attempt, 0, 1, 0))
+    config = LinkConfig(slot_size=SLOT)
+    with teacher_pool(job, CPU, 120, student.slots_per_step, config, BoardActor.remote()) as pool:
         share = Share(student.images, student.plan, SLOT, list(range(student.slots_per_step)))
-        source = LinkSource(pool.link, attempt, 0, share, torch.device("cpu"))
+        source = LinkSource(lambda: pool.links, 1, 0, 1, share, torch.device("cpu"))
 
         def fetch(step: int) -> None:
             source.fetch(step)

@@ -1,43 +1,63 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from mtkd_dist.pools.link_state import Lease, LinkState, StaleAttempt
+from mtkd_dist.pools.link_state import MAX_FAILURES, Lease, LinkState, StaleAttempt, WrongPlan
+from mtkd_dist.pools.patience import FIRST, NEEDED, Patience
+
+PLAN = "the digest of the plan"
+HANG_SECONDS = 60.0
 
 
-def make_state(**changes: int) -> LinkState:
-    settings_ = {
+def make_state(**changes: Any) -> LinkState:
+    settings_: dict[str, Any] = {
+        "plan": PLAN,
         "steps": 6,
-        "slots_per_step": 2,
+        "slots": range(2),
         "window_steps": 2,
         "max_bytes": 10_000,
+        "patience": Patience(HANG_SECONDS),
     } | changes
     return LinkState(**settings_)
 
 
-def started(**changes: int) -> LinkState:
-    """One worker, one rank at step 0; that an answer has 100 bytes is known."""
+def started(workers: str = "a", **changes: Any) -> LinkState:
+    """Some workers, one rank at step 0; that an answer has 100 bytes is known."""
     state = make_state(**changes)
     state.slot_bytes = 100
-    state.add_worker("a")
-    state.attach(attempt=1, rank=0, world_size=1, step=0)
+    for worker in workers:
+        state.add_worker(worker, PLAN, now=0)
+    state.attach(1, 0, 1, 0, PLAN)
     return state
 
 
-def leases(state: LinkState) -> list[Lease]:
+def used_to(seconds: float) -> Patience:
+    """Patience that has seen answers which took so long."""
+    patience = Patience(HANG_SECONDS)
+    for _ in range(NEEDED):
+        patience.took(seconds)
+    return patience
+
+
+def leases(state: LinkState, now: float = 0) -> list[Lease]:
     found = []
-    while (lease := state.lease()) is not None:
+    while (lease := state.lease(now)) is not None:
         found.append(lease)
     return found
 
 
+def one_lease(state: LinkState, now: float = 0) -> Lease:
+    lease = state.lease(now)
+    assert lease is not None
+    return lease
+
+
 def test_nothing_is_leased_before_a_student_has_attached() -> None:
     state = make_state()
-    state.add_worker("a")
-    assert state.lease() is None
+    state.add_worker("a", PLAN, now=0)
+    assert state.lease(0) is None
 
 
 def test_keys_are_leased_in_the_order_of_the_plan() -> None:
@@ -48,11 +68,11 @@ def test_keys_are_leased_in_the_order_of_the_plan() -> None:
 def test_the_window_moves_when_every_rank_has_acknowledged() -> None:
     state = make_state(leases_per_worker=10)
     state.slot_bytes = 100
-    state.add_worker("a")
+    state.add_worker("a", PLAN, now=0)
     for rank in (0, 1):
-        state.attach(1, rank, 2, 0)
+        state.attach(1, rank, 2, 0, PLAN)
     for lease in leases(state):
-        state.answered(lease, 100)
+        state.answered(lease, 100, now=0)
     assert state.acknowledge(1, 0, 0) == []
     assert state.held_back
     assert state.acknowledge(1, 1, 0) == [(0, 0), (0, 1)]
@@ -72,20 +92,20 @@ def test_the_oldest_step_is_leased_even_without_credits_so_that_students_cannot_
 
 def test_only_the_oldest_step_is_leased_until_an_answer_has_shown_its_size() -> None:
     state = make_state(max_bytes=1_000, leases_per_worker=10)
-    state.add_worker("a")
-    state.attach(1, 0, 1, 0)
+    state.add_worker("a", PLAN, now=0)
+    state.attach(1, 0, 1, 0, PLAN)
     first, second = leases(state)
     assert (first.key, second.key) == ((0, 0), (0, 1))
-    state.answered(first, 400)
+    state.answered(first, 400, now=0)
     assert state.slot_bytes == 400
-    assert state.lease() is None  # 400 ready + 400 leased + 400 more > 1000
-    state.answered(second, 300)
+    assert state.lease(0) is None  # 400 ready + 400 leased + 400 more > 1000
+    state.answered(second, 300, now=0)
     assert state.slot_bytes == 400
 
 
 def test_work_goes_to_the_worker_with_the_fewest_leases() -> None:
     state = started()
-    state.add_worker("b")
+    state.add_worker("b", PLAN, now=0)
     assert [lease.worker for lease in leases(state)] == ["a", "b", "a", "b"]
 
 
@@ -93,27 +113,27 @@ def test_the_keys_of_a_dead_worker_are_leased_again_to_another() -> None:
     state = started()
     lost = leases(state)
     assert state.lose_worker("a") == [(0, 0), (0, 1)]
-    state.add_worker("b")
+    state.add_worker("b", PLAN, now=0)
     assert [lease.key for lease in leases(state)] == [(0, 0), (0, 1)]
-    assert not state.answered(lost[0], 100)
+    assert not state.answered(lost[0], 100, now=0)
 
 
 def test_an_answer_that_comes_twice_is_taken_once() -> None:
     state = started()
-    lease = state.lease()
+    lease = state.lease(0)
     assert lease is not None
-    assert state.answered(lease, 100)
-    assert not state.answered(lease, 100)
+    assert state.answered(lease, 100, now=0)
+    assert not state.answered(lease, 100, now=0)
 
 
 def test_a_newer_attempt_starts_the_window_at_its_step_and_fences_the_older_one() -> None:
     state = started()
     for _ in range(2):
         for lease in leases(state):
-            state.answered(lease, 100)
+            state.answered(lease, 100, now=0)
         state.acknowledge(1, 0, state.base)
     assert state.base == 2
-    state.attach(attempt=2, rank=0, world_size=1, step=1)
+    state.attach(2, 0, 1, 1, PLAN)
     assert state.base == 1
     with pytest.raises(StaleAttempt):
         state.acknowledge(1, 0, 2)
@@ -123,19 +143,18 @@ def test_a_newer_attempt_starts_the_window_at_its_step_and_fences_the_older_one(
 def test_a_newer_attempt_drops_answers_that_an_earlier_one_may_have_died_of() -> None:
     state = started()
     for lease in leases(state):
-        state.answered(lease, 100)
-    assert state.attach(attempt=2, rank=0, world_size=1, step=0) == [(0, 0), (0, 1)]
+        state.answered(lease, 100, now=0)
+    assert state.attach(2, 0, 1, 0, PLAN) == [(0, 0), (0, 1)]
     assert [lease.key for lease in leases(state)] == [(0, 0), (0, 1)]
 
 
-def test_answers_that_cannot_be_read_any_more_are_made_again() -> None:
-    state = started()
+def test_answers_that_cannot_be_read_are_made_again_with_all_others_of_the_same_worker() -> None:
+    state = started("ab")
     for lease in leases(state):
-        state.answered(lease, 100)
-    state.lose_answers(1, [(0, 1)])
-    again = state.lease()
-    assert again is not None
-    assert again.key == (0, 1)
+        state.answered(lease, 100, now=0)  # a, b, a, b
+    assert state.lose_answers(1, [(0, 1)]) == [(0, 1), (1, 1)]
+    assert [lease.key for lease in leases(state)] == [(0, 1), (1, 1)]
+    assert state.bytes_in_flight == 400
 
 
 def test_acknowledgements_may_arrive_out_of_order() -> None:
@@ -147,11 +166,11 @@ def test_acknowledgements_may_arrive_out_of_order() -> None:
 
 def test_a_key_over_which_three_workers_died_is_named() -> None:
     state = make_state(leases_per_worker=1)
-    state.attach(1, 0, 1, 0)
+    state.attach(1, 0, 1, 0, PLAN)
     for worker in "abc":
         assert state.deadly_key is None
-        state.add_worker(worker)
-        lease = state.lease()
+        state.add_worker(worker, PLAN, now=0)
+        lease = state.lease(0)
         assert lease is not None
         assert lease.key == (0, 0)
         state.lose_worker(worker)
@@ -160,104 +179,161 @@ def test_a_key_over_which_three_workers_died_is_named() -> None:
 
 def test_an_answer_acquits_its_key() -> None:
     state = make_state(leases_per_worker=1)
-    state.attach(1, 0, 1, 0)
+    state.attach(1, 0, 1, 0, PLAN)
     for worker in "ab":
-        state.add_worker(worker)
-        state.lease()
+        state.add_worker(worker, PLAN, now=0)
+        state.lease(0)
         state.lose_worker(worker)
-    state.add_worker("c")
-    lease = state.lease()
+    state.add_worker("c", PLAN, now=0)
+    lease = state.lease(0)
     assert lease is not None
-    state.answered(lease, 100)
+    state.answered(lease, 100, now=0)
     state.lose_answers(1, [lease.key])
-    assert state.lease() is not None
+    assert state.lease(0) is not None
     state.lose_worker("c")
     assert state.deadly_key is None
 
 
-class LinkMachine(RuleBasedStateMachine):
-    """Workers come, answer and die; ranks take and restart: every key reaches every rank, credits are respected."""
-
-    @initialize(ranks=st.integers(1, 3), window=st.integers(1, 3), max_bytes=st.integers(1, 900))
-    def start(self, ranks: int, window: int, max_bytes: int) -> None:
-        self.ranks = ranks
-        self.state = LinkState(steps=5, slots_per_step=3, window_steps=window, max_bytes=max_bytes)
-        self.attempt = 0
-        self.out: list[Lease] = []
-        self.born = 0
-        self.restart(0)
-
-    @rule(step=st.integers(0, 4))
-    def restart(self, step: int) -> None:
-        step = min(step, self.state.base)
-        self.attempt += 1
-        self.next = dict.fromkeys(range(self.ranks), step)
-        for rank in range(self.ranks):
-            self.state.attach(self.attempt, rank, self.ranks, step)
-
-    @rule()
-    def add_worker(self) -> None:
-        self.born += 1
-        self.state.add_worker(f"w{self.born}")
-
-    @precondition(lambda self: self.state.workers)
-    @rule(data=st.data())
-    def kill_worker(self, data: st.DataObject) -> None:
-        self.state.lose_worker(data.draw(st.sampled_from(self.state.workers)))
-
-    @rule()
-    def lease(self) -> None:
-        lease = self.state.lease()
-        if lease is not None:
-            assert lease.key not in self.state.ready
-            assert lease.key[0] < self.state.base + self.state.window_steps
-            assert lease.key[0] == self.state.base or self.state.bytes_in_flight <= self.state.max_bytes
-            self.out.append(lease)
-
-    @precondition(lambda self: self.out)
-    @rule(data=st.data())
-    def answer(self, data: st.DataObject) -> None:
-        lease = data.draw(st.sampled_from(self.out))
-        self.out.remove(lease)
-        held = self.state.holds(lease)
-        assert self.state.answered(lease, 100) == (held and lease.key[0] >= self.state.base)
-
-    @rule(data=st.data())
-    def consume(self, data: st.DataObject) -> None:
-        rank = data.draw(st.integers(0, self.ranks - 1))
-        step = self.next[rank]
-        if step < 5 and all((step, slot) in self.state.ready for slot in range(3)):
-            self.state.acknowledge(self.attempt, rank, step)
-            self.next[rank] = step + 1
-
-    @invariant()
-    def no_key_is_both_ready_and_leased(self) -> None:
-        if hasattr(self, "state"):
-            assert not self.state.ready.keys() & self.state.leased.keys()
-
-    @invariant()
-    def the_window_starts_at_the_slowest_rank(self) -> None:
-        if hasattr(self, "state"):
-            assert self.state.base == min(self.next.values())
-            assert all(key[0] >= self.state.base for key in self.state.ready)
-
-    def teardown(self) -> None:
-        """From any state on, one healthy worker is enough to bring every rank to the end."""
-        if not hasattr(self, "state"):
-            return
-        self.state.add_worker("last")
-        for _ in range(200):
-            for lease in list(self.out):
-                self.out.remove(lease)
-                self.state.answered(lease, 100)
-            while (lease := self.state.lease()) is not None:
-                self.out.append(lease)
-            for rank, step in self.next.items():
-                if step < 5 and all((step, slot) in self.state.ready for slot in range(3)):
-                    self.state.acknowledge(self.attempt, rank, step)
-                    self.next[rank] = step + 1
-        assert set(self.next.values()) == {5}
+def test_students_and_teachers_of_another_plan_are_refused_with_both_digests() -> None:
+    state = make_state(plan="aaaa")
+    with pytest.raises(WrongPlan, match=r"student rank 3 works by the plan bbbb, and this link by aaaa"):
+        state.attach(1, 3, 4, 0, "bbbb")
+    with pytest.raises(WrongPlan, match=r"teacher worker w works by the plan bbbb"):
+        state.add_worker("w", "bbbb", now=0)
+    assert state.workers == []
 
 
-TestLinkMachine = LinkMachine.TestCase
-TestLinkMachine.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+def test_a_link_that_takes_the_place_of_another_begins_at_the_smallest_step_of_all_ranks() -> None:
+    state = make_state()
+    state.add_worker("a", PLAN, now=0)
+    assert state.acknowledge(7, 0, 3) == []  # on its way when the link before died
+    state.attach(7, 0, 2, 4, PLAN)
+    state.attach(7, 1, 2, 2, PLAN)
+    assert state.base == 2
+    assert one_lease(state).key == (2, 0)
+
+
+def test_a_link_has_only_its_own_slots_of_each_step() -> None:
+    state = started(slots=range(2, 4), leases_per_worker=10)
+    assert [lease.key for lease in leases(state)] == [(0, 2), (0, 3), (1, 2), (1, 3)]
+
+
+def test_only_the_key_that_a_dead_worker_was_at_is_suspected() -> None:
+    state = started()
+    for worker in "abc":
+        state.add_worker(worker, PLAN, now=0)
+        assert [lease.key for lease in leases(state)] == [(0, 0), (0, 1)]
+        state.lose_worker(worker)
+    assert state.deadly_key == (0, 0)
+    state.skip((0, 0))
+    assert state.deadly_key is None
+
+
+def test_a_skipped_key_is_done_without_an_answer_also_for_students_that_go_back() -> None:
+    state = started()
+    late = one_lease(state)
+    state.skip(late.key)
+    assert not state.answered(late, 100, now=1)
+    assert one_lease(state).key == (0, 1)
+    state.attach(2, 0, 1, 0, PLAN)
+    assert (0, 0) not in [lease.key for lease in leases(state)]
+
+
+def test_a_failed_key_goes_to_a_worker_that_has_not_failed_at_it() -> None:
+    state = started("ab", leases_per_worker=1)
+    first = one_lease(state)
+    other = one_lease(state)
+    state.failed(first, now=1)
+    state.answered(other, 100, now=1)
+    again = one_lease(state)
+    assert (again.key, again.worker) == (first.key, other.worker)
+
+
+def test_three_failures_are_the_fault_of_the_key() -> None:
+    state = started(leases_per_worker=1)
+    for failures in range(MAX_FAILURES):
+        assert (state.deadly_key is None) == (failures < MAX_FAILURES)
+        state.failed(one_lease(state), now=1)
+    assert state.deadly_key == (0, 0)
+    assert not state.died_of((0, 0))
+
+
+def test_three_failures_in_a_row_ask_for_a_restart_of_the_worker_and_a_good_answer_between_them_does_not() -> None:
+    state = started(leases_per_worker=1, window_steps=6)
+    assert not state.failed(one_lease(state), now=1)
+    assert not state.failed(one_lease(state), now=2)
+    state.answered(one_lease(state), 100, now=3)
+    assert not state.failed(one_lease(state), now=4)
+    assert not state.failed(one_lease(state), now=5)
+    assert state.failed(one_lease(state), now=6)
+
+
+def test_a_slow_key_of_the_oldest_step_is_given_to_an_idle_worker_too_and_the_first_answer_wins() -> None:
+    state = started(slots=range(1), window_steps=1, patience=used_to(1.0))
+    slow = one_lease(state)
+    state.add_worker("b", PLAN, now=0)
+    state.tick(1.9)
+    assert state.lease(1.9) is None
+    state.tick(2.1)
+    hedge = one_lease(state, 2.1)
+    assert (hedge.key, hedge.worker, state.hedged) == (slow.key, "b", 1)
+    state.tick(4.9)
+    assert state.lease(4.9) is None  # one hedge for a key at a time
+    assert state.answered(hedge, 100, now=4.9)
+    assert not state.answered(slow, 100, now=5.0)
+    assert (state.bytes_in_flight, state.calls) == (100, 0)
+
+
+def test_a_hedge_needs_credit_for_the_bytes_of_a_second_answer() -> None:
+    state = started(slots=range(1), window_steps=1, max_bytes=150, patience=used_to(1.0))
+    leases(state)
+    state.add_worker("b", PLAN, now=0)
+    state.tick(3)
+    assert state.lease(3) is None
+
+
+def test_a_late_worker_loses_its_leases_and_gets_new_ones_when_it_has_answered() -> None:
+    state = started("a", window_steps=1, patience=used_to(1.0))
+    first, second = leases(state)
+    state.add_worker("b", PLAN, now=0)
+    assert state.tick(5.1) == []
+    assert state.late_workers == ["a"]
+    assert [(lease.key, lease.worker) for lease in leases(state, 5.1)] == [((0, 0), "b"), ((0, 1), "b")]
+    assert state.released == 2
+    assert state.answered(first, 100, now=6)  # still wanted: b has not answered yet
+    assert state.late_workers == []
+    assert state.holds(second)
+
+
+def test_without_another_worker_the_late_one_is_waited_for_until_it_hangs() -> None:
+    state = started(patience=used_to(1.0))
+    lease = one_lease(state)
+    assert state.answered(lease, 100, now=1)
+    leases(state, 1)
+    assert state.tick(HANG_SECONDS) == []
+    assert state.late_workers == []
+    assert state.tick(HANG_SECONDS + 2) == ["a"]
+
+
+def test_the_second_lease_of_a_worker_is_not_late_while_it_works_at_the_first() -> None:
+    state = started("ab", window_steps=6, patience=used_to(1.0))
+    of_a, of_b, *_ = leases(state)
+    state.answered(of_a, 100, now=4)
+    state.answered(of_b, 100, now=5)
+    state.tick(8.9)
+    assert state.late_workers == []
+    state.tick(9.1)
+    assert state.late_workers == ["a"]
+
+
+def test_the_first_answer_of_a_worker_may_take_longer_and_says_nothing_of_what_is_usual() -> None:
+    patience = Patience(HANG_SECONDS)
+    state = started(leases_per_worker=1, steps=100, window_steps=100, patience=patience)
+    first = one_lease(state)
+    assert state.tick(HANG_SECONDS + 1) == []
+    assert state.tick(FIRST * HANG_SECONDS + 1) == ["a"]
+    state.answered(first, 100, now=50)
+    for i in range(NEEDED):
+        assert patience.p99 is None
+        state.answered(one_lease(state, 50 + i), 100, now=51 + i)
+    assert patience.p99 == pytest.approx(1)

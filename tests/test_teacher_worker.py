@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from mtkd_dist.methods import Aggregation, FrozenNetworks
 from mtkd_dist.models import load_network
 from mtkd_dist.pools.teacher_worker import TeacherJob, TeacherWorker
 from tests.nets import make_store, make_teacher_job
@@ -72,3 +73,24 @@ def test_teachers_have_no_gradients(job: TeacherJob) -> None:
     networks = worker._networks.teachers.values()
     assert not any(p.requires_grad for network in networks for p in network.parameters())
     assert not any(network.training for network in networks)
+
+
+def test_a_signal_of_another_shape_than_before_names_both_and_the_photographs(job: TeacherJob) -> None:
+    worker = TeacherWorker(job)
+    worker.answer(step=0, slot=0)
+    worker._networks.teachers["a"] = worker._networks.teachers["b"] = torch.nn.Identity()
+    sample = job.plan.slots(1, 2)[0][0]
+    expected = r"'teachers' has the shape \(2, 2, 3, 8, 8\), expected \(2, 2, 3, 16, 16\), for .*y=%d x=%d"
+    with pytest.raises(ValueError, match=expected % (sample.y, sample.x)):
+        worker.answer(step=1, slot=0)
+
+
+def test_a_signal_must_have_a_row_for_each_sample(job: TeacherJob) -> None:
+    worker = TeacherWorker(dataclasses.replace(job, method=_OneRowTooFew()))
+    with pytest.raises(ValueError, match=r"has the shape \(1, .*expected \(2, "):
+        worker.answer(step=0, slot=0)
+
+
+class _OneRowTooFew(Aggregation):
+    def teach(self, lr: torch.Tensor, networks: FrozenNetworks) -> dict[str, torch.Tensor]:
+        return {name: signal[1:] for name, signal in super().teach(lr, networks).items()}

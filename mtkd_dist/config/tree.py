@@ -13,6 +13,7 @@ Scale = Literal[2, 3, 4]
 WireDtype = Literal["float16", "float32", "uint8"]
 Precision = Literal["auto", "float32", "bfloat16"]
 TeacherPrecision = Literal["auto", "float32", "bfloat16", "float16"]
+OnDeadly = Literal["error", "skip"]
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,16 @@ class LinkConfig:
     """Type in which teacher signals travel."""
     starved_seconds: float = 600.0
     """A student that waits longer than this for a batch stops the run with a message."""
+    hang_seconds: float = 120.0
+    """A teacher worker that says nothing for so long over one slot is killed and started again (its first answer, which
+    may compile, may take five times as long)."""
+    on_deadly: OnDeadly = "error"
+    """What to do with a slot over which three teacher workers died or failed: end the run, or skip its samples; both
+    name the photographs."""
+    min_teachers: int = 1
+    """Teacher workers that must have loaded their networks before the students start; the others join later."""
+    shards: int = 1
+    """Links that share the slots of each step and the teacher workers; for hundreds of workers."""
 
 
 @dataclass(frozen=True)

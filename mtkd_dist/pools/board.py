@@ -1,7 +1,10 @@
-"""Where workers leave what the driver shows and tracks. An actor, because the driver's `fit()` blocks until the end."""
+"""Where workers leave what the driver shows and tracks, and find the links. An actor, because the driver's `fit()`
+blocks until the end.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import ray
@@ -11,6 +14,8 @@ class Board:
     def __init__(self) -> None:
         self._first = 0
         self._records: list[dict[str, Any]] = []
+        self._links: list[Any] = []
+        self._attempts = 0
 
     def post(self, records: list[dict[str, Any]]) -> None:
         self._records.extend(records)
@@ -23,6 +28,19 @@ class Board:
         del self._records[: first - self._first]
         self._first = first
         return list(self._records)
+
+    def announce(self, links: Sequence[Any]) -> None:
+        """The handles of the links, in the order of their slots, from now on."""
+        self._links = list(links)
+
+    def links(self) -> list[Any]:
+        """As announced last; empty before that."""
+        return self._links
+
+    def new_attempt(self) -> int:
+        """A number for a newly started student group; a larger one fences off all smaller ones."""
+        self._attempts += 1
+        return self._attempts
 
 
 BoardActor = ray.remote(num_cpus=0)(Board)

@@ -47,11 +47,16 @@ class TeacherClock:
             self._since[worker] = now
         self._leases[worker] += 1
 
-    def answered(self, worker: str, now: float, busy_seconds: float) -> None:
-        """With several leases out, the time since the answer before counts, so that no second is booked twice."""
+    def answered(self, worker: str, now: float, busy_seconds: float | None = None) -> None:
+        """With several leases out, the time since the answer before counts, so that no second is booked twice.
+
+        `busy_seconds` None: a failure, which says nothing of it; all that time is taken for work.
+        """
         if worker not in self._since:
             return
-        self.pool.add(working=busy_seconds, starved=now - self._since[worker] - busy_seconds)
+        passed = now - self._since[worker]
+        busy = passed if busy_seconds is None else busy_seconds
+        self.pool.add(working=busy, starved=passed - busy)
         self._since[worker] = now
         self._leases[worker] -= 1
 

@@ -65,6 +65,11 @@ def resources() -> Resources:
     )
 
 
+def has_real_gpus() -> bool:
+    """False where GPUs are only logical. The driver's machine may have none; Ray names the type of those that are."""
+    return any(name.startswith("accelerator_type:") for name in ray.cluster_resources())
+
+
 def _connect(config: ClusterConfig) -> None:
     # Authentication is left to Ray: for a cluster of this machine it turns tokens on (~/.ray/auth_token) unless
     # RAY_AUTH_MODE says otherwise. The variable is read when Ray is imported, so setting it here would come too late.

@@ -7,20 +7,24 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import ray
 from ray.actor import ActorHandle
 from ray.exceptions import ActorDiedError, RayActorError
 
+from mtkd_dist.config.tree import LinkConfig
 from mtkd_dist.pools.clock import TeacherClock
 from mtkd_dist.pools.errors import root_cause
-from mtkd_dist.pools.link_state import MAX_LOSSES, Lease, LinkState
+from mtkd_dist.pools.link_state import MAX_FAILURES, MAX_LOSSES, Key, Lease, LinkState, WrongPlan
 
 logger = logging.getLogger(__name__)
 
 REVIVE_SECONDS = 0.5
 """Pause between two questions to a teacher worker that Ray is restarting."""
+TICK_SECONDS = 0.1
+"""While anything is out, time-outs are looked at this often."""
 
 
 class LinkError(RuntimeError):
@@ -30,72 +34,77 @@ class LinkError(RuntimeError):
 class Link:
     """Args:
     state: decides; see `LinkState`.
-    workers: name -> handle of a `TeacherWorker` actor.
-    starved_seconds: a student that waits longer than this for a batch gets a LinkError.
+    workers: name -> handle of a `TeacherWorker` actor; each joins once it has loaded.
+    config: `starved_seconds` and `on_deadly`.
+    describe: (step, slot) -> its photographs in words.
+    say: takes a sentence for the screen.
     """
 
-    def __init__(self, state: LinkState, workers: dict[str, ActorHandle], starved_seconds: float) -> None:
+    def __init__(
+        self,
+        state: LinkState,
+        workers: dict[str, ActorHandle],
+        config: LinkConfig,
+        describe: Callable[[int, int], str],
+        say: Callable[[str], object],
+    ) -> None:
         self._state = state
         self._workers = workers
-        self._starved_seconds = starved_seconds
-        self._answers: dict[tuple[int, int], Any] = {}
-        self._changed = asyncio.Condition()
+        self._config = config
+        self._describe = describe
+        self._say = say
+        self._answers: dict[Key, Any] = {}
+        self._arrivals: dict[Key, asyncio.Event] = {}
+        self._busy = asyncio.Event()
         self._error: str | None = None
         self._clock = TeacherClock()
-        self._attempts = 0
         self._lost_workers = 0
+        self._last_words: dict[Key, str] = {}
         self._started = False
         self._tasks: set[asyncio.Task[None]] = set()
-        for name in workers:
-            self._state.add_worker(name)
 
-    async def new_attempt(self) -> int:
-        """A number for a newly started student group; a larger one fences off all smaller ones."""
-        self._attempts += 1
-        return self._attempts
+    async def run(self) -> None:
+        """Let the workers join and watch the time; ends only with the link, which is how others learn of that."""
+        for worker in self._workers:
+            self._spawn(self._join(worker))
+        self._spawn(self._watch_the_time())
+        await asyncio.Event().wait()
 
-    async def attach(self, attempt: int, rank: int, world_size: int, step: int) -> None:
+    async def attach(self, attempt: int, rank: int, world_size: int, step: int, plan: str) -> None:
         """A student says where it starts; the first one sets the teachers to work."""
-        for key in self._state.attach(attempt, rank, world_size, step):
+        for key in self._state.attach(attempt, rank, world_size, step, plan):
             self._answers.pop(key, None)
         if not self._started:
             # Loading networks and starting students is not time of the pool.
             self._started = True
             for name in self._state.workers:
                 self._clock.joined(name, time.monotonic())
+        self._wake()  # those of an earlier attempt
         self._pump()
 
     async def take(self, attempt: int, step: int, slots: list[int]) -> list[Any]:
-        """References to the answers of `slots`, in this order, as soon as all are there.
+        """References to the answers of `slots`, in this order, as soon as all are there; None for one that is skipped.
 
         Errors: StaleAttempt for students of an earlier attempt; LinkError when a teacher half failed, when no teacher
         is left, or after `starved_seconds`.
         """
         keys = [(step, slot) for slot in slots]
-
-        def ready() -> bool:
-            self._state.check(attempt)
-            return self._error is not None or all(key in self._answers for key in keys)
-
         try:
-            async with self._changed:
-                await asyncio.wait_for(self._changed.wait_for(ready), self._starved_seconds)
+            async with asyncio.timeout(self._config.starved_seconds):
+                while True:
+                    self._state.check(attempt)
+                    if self._error is not None:
+                        raise LinkError(self._error)
+                    missing = next((k for k in keys if k not in self._answers and k not in self._state.skipped), None)
+                    if missing is None:
+                        return [self._answers.get(key) for key in keys]
+                    await self._arrivals.setdefault(missing, asyncio.Event()).wait()
         except TimeoutError:
-            raise LinkError(
-                f"no answer for step {step} within {self._starved_seconds:g} s: {len(self._state.workers)} of "
-                f"{len(self._workers)} teacher workers are alive, {len(self._state.leased)} leases are out, "
-                f"{self._state.bytes_in_flight} bytes in flight. If the teachers are merely slow, raise "
-                "link.starved_seconds; otherwise look into the log for the teacher workers' last words"
-            ) from None
-        if self._error is not None:
-            raise LinkError(self._error)
-        return [self._answers[key] for key in keys]
+            raise LinkError(self._starved(step)) from None
 
     async def lost(self, attempt: int, step: int, slots: list[int]) -> None:
         """A student could not read the answers that it took; they are made again."""
-        keys = [(step, slot) for slot in slots]
-        self._state.lose_answers(attempt, keys)
-        for key in keys:
+        for key in self._state.lose_answers(attempt, [(step, slot) for slot in slots]):
             self._answers.pop(key, None)
         self._pump()
 
@@ -106,21 +115,41 @@ class Link:
         self._pump()
 
     async def stats(self) -> dict[str, Any]:
-        """`shares` (PoolShares of the teachers), `bytes_in_flight`, `ready`, `leased`, `lost_workers`."""
+        """Now: `workers` that have joined, of them `late_workers`; `leased`, `ready`, `bytes_in_flight`; `shares`
+        (PoolShares of the teachers). Since the link began: `lost_workers`, `hedged`, `released` (leases taken back
+        from late workers), `quarantined`.
+        """
+        state = self._state
         return {
             "shares": self._clock.pool.shares(),
-            "bytes_in_flight": self._state.bytes_in_flight,
-            "ready": len(self._state.ready),
-            "leased": len(self._state.leased),
+            "workers": len(state.workers),
+            "late_workers": len(state.late_workers),
+            "leased": len(state.leased),
+            "ready": len(state.ready),
+            "bytes_in_flight": state.bytes_in_flight,
             "lost_workers": self._lost_workers,
+            "hedged": state.hedged,
+            "released": state.released,
+            "quarantined": len(state.skipped),
         }
 
-    def _pump(self) -> None:
-        while (lease := self._state.lease()) is not None:
-            self._clock.leased(lease.worker, time.monotonic())
-            self._spawn(self._answer(lease))
+    def _starved(self, step: int) -> str:
+        state = self._state
+        return (
+            f"no answer for step {step} within {self._config.starved_seconds:g} s: of {len(self._workers)} teacher "
+            f"workers {len(state.workers)} are alive ({len(state.late_workers)} of them late) and "
+            f"{len(self._workers) - len(state.workers)} loading or restarting; {state.calls} leases are out, "
+            f"{len(state.ready)} answers are ready, {state.bytes_in_flight} bytes in flight. If the teachers are "
+            "merely slow, raise link.starved_seconds; otherwise look into the log for the teacher workers' last words"
+        )
 
-    def _spawn(self, coroutine: Any) -> None:
+    def _pump(self) -> None:
+        while self._error is None and (lease := self._state.lease(time.monotonic())) is not None:
+            self._clock.leased(lease.worker, time.monotonic())
+            self._spawn(self._call(lease))
+            self._busy.set()
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         # The loop keeps only weak references to tasks.
         task = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)
@@ -131,63 +160,123 @@ class Link:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("a task of the link failed", exc_info=error)
-            self._spawn(self._fail(f"the link itself failed: {type(error).__name__}: {error}"))
+            self._fail(f"the link itself failed: {type(error).__name__}: {error}")
 
-    async def _answer(self, lease: Lease) -> None:
-        step, slot = lease.key
-        meta_ref, answer_ref = self._workers[lease.worker].answer.options(num_returns=2).remote(step, slot)
+    async def _call(self, lease: Lease) -> None:
+        answer = self._workers[lease.worker].answer
+        meta_ref, answer_ref = answer.options(num_returns=2).remote(*lease.key)
         try:
             # Only the small record is awaited: awaiting the answer would copy it to this node.
             meta = await meta_ref
         except RayActorError:
             if self._state.holds(lease):
-                self._state.lose_worker(lease.worker)
-                self._clock.lost(lease.worker)
-                self._lost_workers += 1
-                if (key := self._state.deadly_key) is not None:
-                    await self._fail(
-                        f"{MAX_LOSSES} teacher workers died at step {key[0]}, slot {key[1]}; out of memory? A smaller "
-                        "link.slot_size or patch needs less; the log has their last words"
-                    )
-                self._spawn(self._revive(lease.worker))
+                self._lose(lease.worker, blame=True)
         except Exception as error:
-            logger.exception("the teacher half failed")
-            await self._fail(f"teacher worker {lease.worker} failed at step {step}, slot {slot}: {root_cause(error)}")
+            self._failed(lease, error)
         else:
-            if self._state.answered(lease, meta["bytes"]):
+            now = time.monotonic()
+            self._clock.answered(lease.worker, now, meta["busy_seconds"])
+            if self._state.answered(lease, meta["bytes"], now):
                 self._answers[lease.key] = answer_ref
-            self._clock.answered(lease.worker, time.monotonic(), meta["busy_seconds"])
+                self._last_words.pop(lease.key, None)
+                self._arrived(lease.key)
         self._pump()
-        async with self._changed:
-            self._changed.notify_all()
 
-    async def _revive(self, worker: str) -> None:
-        """Wait until Ray has restarted a dead worker, then give it leases again."""
+    def _failed(self, lease: Lease, error: Exception) -> None:
+        if not self._state.holds(lease):
+            return
+        now = time.monotonic()
+        words = f"teacher worker {lease.worker} failed at step {lease.key[0]}, slot {lease.key[1]}: {root_cause(error)}"
+        logger.warning(words, exc_info=error)
+        self._last_words[lease.key] = words
+        self._clock.answered(lease.worker, now)
+        restart = self._state.failed(lease, now)
+        self._judge()
+        if restart and self._error is None:
+            # It may be the worker, not its keys: a GPU that has fallen off the bus fails at everything.
+            self._restart(lease.worker, f"failed {MAX_FAILURES} times in a row", blame=False)
+
+    def _judge(self) -> None:
+        """A key that harms the teachers ends the run, or is left out of it."""
+        while self._error is None and (key := self._state.deadly_key) is not None:
+            step, slot = key
+            if self._state.died_of(key):
+                why = (
+                    f"{MAX_LOSSES} teacher workers died at step {step}, slot {slot} ({self._photographs(key)}); out of "
+                    "memory? A smaller link.slot_size or patch needs less; the log has their last words"
+                )
+            else:
+                why = f"{self._last_words.pop(key)} (tried {MAX_FAILURES} times)"
+            if self._config.on_deadly == "error":
+                self._fail(f"{why}. link.on_deadly: skip would go on without these samples")
+            else:
+                self._state.skip(key)
+                self._arrived(key)
+                self._say(f"skipped step {step}, slot {slot}: {self._photographs(key)}, because {why}")
+
+    def _photographs(self, key: Key) -> str:
+        try:
+            return self._describe(*key)
+        except (OSError, ValueError) as error:
+            return f"photographs unknown: {error}"
+
+    def _restart(self, worker: str, why: str, blame: bool) -> None:
+        logger.warning("teacher worker %s %s: it is killed and started again", worker, why)
+        ray.kill(self._workers[worker], no_restart=False)
+        self._lose(worker, blame)
+
+    def _lose(self, worker: str, blame: bool) -> None:
+        self._state.lose_worker(worker, blame)
+        self._clock.lost(worker)
+        self._lost_workers += 1
+        self._judge()
+        self._spawn(self._join(worker))
+
+    async def _join(self, worker: str) -> None:
+        """Wait until a worker has loaded, for the first time or after a restart by Ray, then give it leases."""
         while True:
             try:
-                await self._workers[worker].ping.remote()
+                plan = await self._workers[worker].ping.remote()
+                self._state.add_worker(worker, plan, time.monotonic())
+            except WrongPlan as error:
+                self._fail(str(error))
+                return
             except ActorDiedError as error:
                 # Ray has given it up; the others go on without it.
-                if not self._state.workers and not self._reviving(worker):
-                    await self._fail(f"the last teacher worker died and could not be restarted: {root_cause(error)}")
-                self._workers.pop(worker, None)
+                del self._workers[worker]
+                if not self._workers:
+                    self._fail(f"the last teacher worker died and could not be restarted: {root_cause(error)}")
                 return
             except RayActorError:
                 await asyncio.sleep(REVIVE_SECONDS)
             else:
-                self._state.add_worker(worker)
-                self._clock.joined(worker, time.monotonic())
+                if self._started:
+                    self._clock.joined(worker, time.monotonic())
                 self._pump()
                 return
 
-    def _reviving(self, worker: str) -> bool:
-        """Whether another lost worker may still come back."""
-        return any(name not in self._state.workers and name != worker for name in self._workers)
+    async def _watch_the_time(self) -> None:
+        while True:
+            await self._busy.wait()
+            await asyncio.sleep(TICK_SECONDS)
+            for worker in self._state.tick(time.monotonic()):
+                self._restart(worker, "hangs", blame=True)
+            self._pump()
+            if not self._state.calls:
+                self._busy.clear()
 
-    async def _fail(self, message: str) -> None:
+    def _arrived(self, key: Key) -> None:
+        if (event := self._arrivals.pop(key, None)) is not None:
+            event.set()
+
+    def _wake(self) -> None:
+        """Whoever waits looks again at what has become of the link."""
+        for key in list(self._arrivals):
+            self._arrived(key)
+
+    def _fail(self, message: str) -> None:
         self._error = self._error or message
-        async with self._changed:
-            self._changed.notify_all()
+        self._wake()
 
 
 LinkActor = ray.remote(num_cpus=0, max_concurrency=1000)(Link)

@@ -1,30 +1,40 @@
 """The decisions of the link: which worker gets which key, and how much may be in flight. Pure: no clock, no Ray.
 
-A key is (step, slot). The link works on a window of steps that starts at the oldest step which some student has not
-acknowledged. Inside the window the smallest key that is neither leased nor ready goes to the worker with the fewest
-leases, while byte credits last:
+A key is (step, slot) of one plan. The link works on a window of steps that starts at the oldest step which some student
+has not acknowledged. Inside the window the smallest key that is neither out, ready nor skipped goes to the worker with
+the fewest leases, while byte credits last:
 
-    bytes leased (estimated) + bytes ready + one more slot <= max_bytes
+    bytes of the leases at workers (estimated) + bytes ready + one more slot <= max_bytes
 
 The oldest step is exempt, otherwise students could wait for credits that only they can free. Whatever is lost (a dead
-worker, a restarted student group) is simply neither leased nor ready any more and is leased again: the samples of a
-key are a pure function of the plan, so the answer is the same.
+worker, a restarted student group) is simply free again and is leased again: the samples of a key are a pure function
+of the plan, so the answer is the same, and the first one to arrive is taken.
+
+Time comes in as `now`, in seconds of any steady clock. What it decides is in `pools/patience.py` and `tick`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import heapq
+from dataclasses import dataclass, field
+
+from mtkd_dist.pools.patience import Patience
 
 Key = tuple[int, int]
 """(step, slot)"""
 
-
 MAX_LOSSES = 3
 """Workers that may die over one key before it is taken for the cause."""
+MAX_FAILURES = 3
+"""Failures of one key before they are its fault, and of one worker in a row before it is started again."""
 
 
 class StaleAttempt(RuntimeError):
     """A student of an earlier attempt asked; the student group has been restarted since."""
+
+
+class WrongPlan(RuntimeError):
+    """A student or a teacher works by another plan than this link: its step 5 has other samples."""
 
 
 @dataclass(frozen=True)
@@ -36,119 +46,239 @@ class Lease:
     number: int
 
 
+@dataclass
+class _Worker:
+    heard: float
+    """When it joined or answered last."""
+    calls: dict[int, tuple[Lease, float]] = field(default_factory=dict)
+    """What it was asked and has not answered, with the time of asking, oldest first; also what was taken back."""
+    answers: int = 0
+    failures_in_a_row: int = 0
+    late: bool = False
+
+    @property
+    def head(self) -> Lease | None:
+        """What it works at."""
+        return next((lease for lease, _ in self.calls.values()), None)
+
+    def silent_seconds(self, now: float) -> float:
+        """Since when it has been at the first of its leases; a worker may hold two, and works at one."""
+        for _, asked in self.calls.values():
+            return now - max(asked, self.heard)
+        return 0.0
+
+
 class LinkState:
     """
     Args:
-        steps: number of steps of the plan; keys run from (first, 0) to (steps - 1, slots_per_step - 1).
+        plan: digest of the plan; students and teachers of another are refused.
+        steps: number of steps of the plan.
+        slots: of each step, those that this link is for; keys run from (0, slots[0]) to (steps - 1, slots[-1]).
         window_steps: how many steps the teachers may be ahead of the slowest student, at least 1.
         max_bytes: byte credits; see the module's formula.
+        patience: how long a worker may take.
         leases_per_worker: 2 keeps a worker busy while its answer is on its way.
     """
 
     def __init__(
         self,
         *,
+        plan: str,
         steps: int,
-        slots_per_step: int,
+        slots: range,
         window_steps: int,
         max_bytes: int,
+        patience: Patience,
         leases_per_worker: int = 2,
     ) -> None:
+        self.plan = plan
         self.steps = steps
-        self.slots_per_step = slots_per_step
+        self.slots = slots
         self.window_steps = window_steps
         self.max_bytes = max_bytes
-        # Of an answer nothing is known before the first: until then only the oldest step is leased.
-        self.slot_bytes = max_bytes
-        self._largest = 0
+        self.patience = patience
         self.leases_per_worker = leases_per_worker
+        self.slot_bytes: int | None = None
+        """Of the largest answer; nothing is known before the first: until then only the oldest step is leased."""
         self.base = 0
-        self.leased: dict[Key, Lease] = {}
+        self.leased: dict[Key, list[Lease]] = {}
         self.ready: dict[Key, int] = {}
+        self.skipped: set[Key] = set()
+        """Quarantined for the rest of the run, so that a student which goes back skips them again."""
+        self.hedged = 0
+        self.released = 0
+        """Leases taken back from late workers."""
         self._attempt = 0
         self._next_step: dict[int, int] = {}
-        self._workers: dict[str, int] = {}
+        self._workers: dict[str, _Worker] = {}
         self._leases = 0
+        self._calls = 0
+        self._ready_bytes = 0
+        self._maker: dict[Key, str] = {}
         self._losses: dict[Key, int] = {}
+        self._failures: dict[Key, int] = {}
+        self._failed_at: dict[Key, set[str]] = {}
+        self._hedges: list[Key] = []
+        # The smallest free key is the smaller one of these two; what is no longer free is passed over on the way.
+        self._freed: list[Key] = []
+        self._frontier: Key = (0, slots.start)
 
     @property
     def workers(self) -> list[str]:
         return list(self._workers)
 
     @property
+    def late_workers(self) -> list[str]:
+        """Those that get no leases until they answer."""
+        return [name for name, worker in self._workers.items() if worker.late]
+
+    @property
+    def calls(self) -> int:
+        """Leases that workers have not answered, with those that were taken back."""
+        return self._calls
+
+    @property
     def bytes_in_flight(self) -> int:
-        """Bytes that are ready plus the estimate for what is leased."""
-        return sum(self.ready.values()) + len(self.leased) * self.slot_bytes
+        """Bytes that are ready plus the estimate for what workers will answer."""
+        return self._ready_bytes + self._calls * (self.slot_bytes or 0)
 
-    def add_worker(self, worker: str) -> None:
-        self._workers.setdefault(worker, 0)
+    def add_worker(self, worker: str, plan: str, now: float) -> None:
+        """A worker joins, or comes back. Errors: WrongPlan."""
+        self._check_plan(plan, f"teacher worker {worker}")
+        self._workers.setdefault(worker, _Worker(heard=now))
 
-    def lose_worker(self, worker: str) -> list[Key]:
-        """Forget a dead worker; its keys become free and are returned."""
-        self._workers.pop(worker, None)
-        lost = [key for key, lease in self.leased.items() if lease.worker == worker]
-        for key in lost:
-            del self.leased[key]
-            self._losses[key] = self._losses.get(key, 0) + 1
-        return lost
+    def lose_worker(self, worker: str, blame: bool = True) -> list[Key]:
+        """Forget a dead worker; the keys that become free are returned.
+
+        `blame`: it may have died of the key that it was at. The one behind that has not been touched.
+        """
+        lost = self._workers.pop(worker, None)
+        if lost is None:
+            return []
+        self._calls -= len(lost.calls)
+        if blame and lost.head is not None and self._wanted(lost.head.key):
+            self._losses[lost.head.key] = self._losses.get(lost.head.key, 0) + 1
+        return [lease.key for lease, _ in lost.calls.values() if self._release(lease)]
 
     @property
     def deadly_key(self) -> Key | None:
-        """A key over which `MAX_LOSSES` workers have died: to lease it again would only kill the next."""
-        return next((key for key, count in self._losses.items() if count >= MAX_LOSSES), None)
+        """A key over which workers died or failed too often: to lease it again would only harm the next."""
+        for counts, most in ((self._losses, MAX_LOSSES), (self._failures, MAX_FAILURES)):
+            for key, count in counts.items():
+                if count >= most:
+                    return key
+        return None
 
-    def lose_answers(self, attempt: int, keys: list[Key]) -> None:
-        """Answers were ready but cannot be read any more (their node died): they are leased again."""
-        self.check(attempt)
-        for key in keys:
-            self.ready.pop(key, None)
+    def died_of(self, key: Key) -> bool:
+        """Whether workers died of a deadly key; otherwise they failed and live."""
+        return self._losses.get(key, 0) >= MAX_LOSSES
 
-    def lease(self) -> Lease | None:
-        """The next lease, or None when every worker is busy or nothing may be leased (see `held_back`)."""
-        free = [worker for worker, count in self._workers.items() if count < self.leases_per_worker]
-        key = self._next_key()
-        if not free or key is None:
-            return None
-        worker = min(free, key=lambda name: self._workers[name])
-        self._workers[worker] += 1
-        self._leases += 1
-        self.leased[key] = Lease(key, worker, self._leases)
-        return self.leased[key]
+    def skip(self, key: Key) -> None:
+        """Quarantine: the key is done without an answer."""
+        self.leased.pop(key, None)
+        self._acquit(key)
+        self.skipped.add(key)
 
-    def holds(self, lease: Lease) -> bool:
-        """Whether this very lease is still out; an answer or an error of any other is to be dropped."""
-        return self.leased.get(lease.key) == lease
+    def lose_answers(self, attempt: int, keys: list[Key]) -> list[Key]:
+        """Answers were ready but cannot be read (their node died): they are leased again. Returns the keys to drop.
 
-    def answered(self, lease: Lease, size_bytes: int) -> bool:
-        """Take an answer; False (drop it) when the lease is no longer out or no student needs the step any more."""
-        if not self.holds(lease):
-            return False
-        del self.leased[lease.key]
-        self._workers[lease.worker] -= 1
-        self.slot_bytes = self._largest = max(self._largest, size_bytes)
-        if lease.key[0] < self.base:
-            return False
-        self.ready[lease.key] = size_bytes
-        self._losses.pop(lease.key, None)
-        return True
-
-    def attach(self, attempt: int, rank: int, world_size: int, step: int) -> list[Key]:
-        """A student joins at `step`. A newer attempt starts the window anew there; returns the keys to drop.
-
-        All of them: the students may have died of an answer that cannot be read, and to answer again is cheap.
-
-        Errors: StaleAttempt when a newer attempt has attached already.
+        With them go all that the same workers made, which lie on the same nodes: each would cost a student a time-out.
         """
         self.check(attempt)
+        makers = {self._maker[key] for key in keys if key in self.ready}
+        return [key for key in list(self.ready) if self._maker[key] in makers and self._drop(key)]
+
+    def tick(self, now: float) -> list[str]:
+        """Look at the time. A late worker's leases are taken back, slow keys of the oldest step get a second lease from
+        `lease`; returns workers that hang and are to be killed (tell `lose_worker`).
+        """
+        hung, self._hedges = [], []
+        late_seconds, slow_seconds = self.patience.late_seconds, self.patience.slow_seconds
+        for name, worker in self._workers.items():
+            silent = worker.silent_seconds(now)
+            if silent > self.patience.hung_seconds(worker.answers):
+                hung.append(name)
+            elif not worker.late and silent > late_seconds and self._has_another(name):
+                worker.late = True
+                for lease, _ in worker.calls.values():
+                    self.released += lease in self.leased.get(lease.key, ())
+                    self._release(lease)
+            elif silent > slow_seconds:
+                held = (lease for lease, _ in worker.calls.values() if lease in self.leased.get(lease.key, ()))
+                self._hedges += [lease.key for lease in held if lease.key[0] == self.base]
+        self._hedges.sort(reverse=True)
+        return hung
+
+    def lease(self, now: float) -> Lease | None:
+        """The next lease, or None when every worker is busy or nothing may be leased (see `held_back`)."""
+        key = self._next_key()
+        if key is not None:
+            least = self._least_busy(key)
+            return self._give(key, least, now) if least is not None else None
+        while self._hedges:
+            key = self._hedges.pop()
+            holders = self.leased.get(key, [])
+            least = self._least_busy(key)
+            idle = least is not None and not self._workers[least].calls
+            if len(holders) == 1 and idle and least is not None and self._has_credit():
+                self.hedged += 1
+                return self._give(key, least, now)
+        return None
+
+    def holds(self, lease: Lease) -> bool:
+        """Whether the worker still owes this very answer; an error of any other call is an old story."""
+        worker = self._workers.get(lease.worker)
+        return worker is not None and lease.number in worker.calls
+
+    def answered(self, lease: Lease, size_bytes: int, now: float) -> bool:
+        """An answer has come; False (drop it) when another was first, or no student needs the step any more."""
+        worker = self._heard(lease, now)
+        if worker is None:
+            return False
+        worker.answers += 1
+        worker.failures_in_a_row = 0
+        self.slot_bytes = max(self.slot_bytes or 0, size_bytes)
+        self.leased.pop(lease.key, None)
+        if not self._wanted(lease.key):
+            return False
+        self.ready[lease.key] = size_bytes
+        self._maker[lease.key] = lease.worker
+        self._ready_bytes += size_bytes
+        self._acquit(lease.key)
+        return True
+
+    def failed(self, lease: Lease, now: float) -> bool:
+        """The worker raised an error: the key is leased again, to another worker where there is one.
+
+        Returns whether the worker has failed so often in a row that it should be started again.
+        """
+        worker = self._heard(lease, now)
+        if worker is None:
+            return False
+        worker.failures_in_a_row += 1
+        self._release(lease)
+        if self._wanted(lease.key):
+            self._failures[lease.key] = self._failures.get(lease.key, 0) + 1
+            self._failed_at.setdefault(lease.key, set()).add(lease.worker)
+        return worker.failures_in_a_row >= MAX_FAILURES
+
+    def attach(self, attempt: int, rank: int, world_size: int, step: int, plan: str) -> list[Key]:
+        """A student joins at `step`; the window starts at the smallest step of all ranks. Returns the keys to drop.
+
+        A newer attempt drops all: the students may have died of an answer that cannot be read, and to answer again is
+        cheap. Ranks of one attempt may come with different steps: they do when a link has taken the place of another.
+
+        Errors: StaleAttempt when a newer attempt has attached already; WrongPlan.
+        """
+        self.check(attempt)
+        self._check_plan(plan, f"student rank {rank}")
         dropped: list[Key] = []
         if attempt > self._attempt:
             self._attempt = attempt
             self._next_step = dict.fromkeys(range(world_size), step)
-            self.base = step
-            dropped = list(self.ready)
-            self.ready.clear()
+            dropped = [key for key in list(self.ready) if self._drop(key)]
         self._next_step[rank] = step
-        return dropped
+        return dropped + self._move_base()
 
     def check(self, attempt: int) -> None:
         if attempt < self._attempt:
@@ -157,28 +287,106 @@ class LinkState:
     def acknowledge(self, attempt: int, rank: int, step: int) -> list[Key]:
         """`rank` has done the optimizer step `step`; returns the keys that no student needs any more.
 
-        Calls may arrive out of order: a later step speaks for the earlier ones.
+        Calls may arrive out of order: a later step speaks for the earlier ones. One that arrives before its rank has
+        attached is dropped: the rank will say where it is.
         """
         self.check(attempt)
-        self._next_step[rank] = max(self._next_step[rank], step + 1)
-        self.base = min(self._next_step.values())
-        done = [key for key in self.ready if key[0] < self.base]
-        for key in done:
-            del self.ready[key]
-        return done
+        if attempt > self._attempt or step < self._next_step[rank]:
+            return []
+        self._next_step[rank] = step + 1
+        return self._move_base()
 
     @property
     def held_back(self) -> bool:
         """Nothing may be leased: the window is full, credits are used up, or the plan is at its end."""
         return self._next_key() is None
 
+    def _check_plan(self, plan: str, who: str) -> None:
+        if plan != self.plan:
+            raise WrongPlan(
+                f"{who} works by the plan {plan[:12]}, and this link by {self.plan[:12]}: seed, images, batch size or "
+                "patch differ. Does a process of an earlier run still live? End it"
+            )
+
+    def _heard(self, lease: Lease, now: float) -> _Worker | None:
+        """The worker is done with this call; None where it does not owe it any more."""
+        worker = self._workers.get(lease.worker)
+        if worker is None or lease.number not in worker.calls:
+            return None
+        _, asked = worker.calls.pop(lease.number)
+        self._calls -= 1
+        # The first answer may have warmed up or compiled.
+        if worker.answers:
+            self.patience.took(now - max(asked, worker.heard))
+        worker.heard, worker.late = now, False
+        return worker
+
+    def _wanted(self, key: Key) -> bool:
+        return key[0] >= self.base and key not in self.ready and key not in self.skipped
+
+    def _acquit(self, key: Key) -> None:
+        for evidence in (self._losses, self._failures, self._failed_at):
+            evidence.pop(key, None)
+
+    def _release(self, lease: Lease) -> bool:
+        """The lease is not counted on any more; returns whether that makes its key free."""
+        holders = self.leased.get(lease.key, [])
+        if lease not in holders:
+            return False
+        holders.remove(lease)
+        if holders:
+            return False
+        del self.leased[lease.key]
+        heapq.heappush(self._freed, lease.key)
+        return True
+
+    def _drop(self, key: Key) -> bool:
+        self._ready_bytes -= self.ready.pop(key)
+        del self._maker[key]
+        heapq.heappush(self._freed, key)
+        return True
+
+    def _move_base(self) -> list[Key]:
+        before, self.base = self.base, min(self._next_step.values())
+        if self.base < before or self._frontier[0] < self.base:
+            self._frontier = (self.base, self.slots.start)
+        return [key for key in list(self.ready) if key[0] < self.base and self._drop(key)] if self.base > before else []
+
+    def _has_another(self, name: str) -> bool:
+        return any(other != name and not worker.late for other, worker in self._workers.items())
+
+    def _least_busy(self, key: Key) -> str | None:
+        """Who should get `key`: rather one that has not failed at it, then the one with the fewest leases."""
+        failed_at = self._failed_at.get(key, ())
+        free = (
+            (name in failed_at, len(worker.calls), name)
+            for name, worker in self._workers.items()
+            if not worker.late and len(worker.calls) < self.leases_per_worker
+        )
+        return min(free, default=(False, 0, None))[2]
+
+    def _give(self, key: Key, name: str, now: float) -> Lease:
+        self._leases += 1
+        self._calls += 1
+        lease = Lease(key, name, self._leases)
+        self._workers[name].calls[lease.number] = (lease, now)
+        self.leased.setdefault(key, []).append(lease)
+        return lease
+
+    def _has_credit(self) -> bool:
+        return self.slot_bytes is not None and self.bytes_in_flight + self.slot_bytes <= self.max_bytes
+
+    def _is_free(self, key: Key) -> bool:
+        return self._wanted(key) and key not in self.leased
+
     def _next_key(self) -> Key | None:
         if not self._next_step:
             return None
-        for step in range(self.base, min(self.base + self.window_steps, self.steps)):
-            for slot in range(self.slots_per_step):
-                key = (step, slot)
-                if key not in self.leased and key not in self.ready:
-                    credit = step == self.base or self.bytes_in_flight + self.slot_bytes <= self.max_bytes
-                    return key if credit else None
-        return None
+        end = min(self.base + self.window_steps, self.steps)
+        while self._freed and not self._is_free(self._freed[0]):
+            heapq.heappop(self._freed)
+        while self._frontier[0] < end and not self._is_free(self._frontier):
+            step, slot = self._frontier
+            self._frontier = (step, slot + 1) if slot + 1 < self.slots.stop else (step + 1, self.slots.start)
+        key = min(self._freed[0], self._frontier) if self._freed else self._frontier
+        return key if key[0] < end and (key[0] == self.base or self._has_credit()) else None

@@ -1,78 +1,166 @@
-"""Starting and ending a teacher pool: its workers and the link that calls them."""
+"""Starting, keeping and ending a teacher pool: its workers and the links that call them."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import Any
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import RayActorError
+from ray.exceptions import ActorDiedError, RayActorError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mtkd_dist.config.tree import LinkConfig
+from mtkd_dist.pools.cluster import has_real_gpus
 from mtkd_dist.pools.errors import TrainingFailed, root_cause
 from mtkd_dist.pools.link import LinkActor
 from mtkd_dist.pools.link_state import LinkState
+from mtkd_dist.pools.patience import Patience
 from mtkd_dist.pools.placement import PoolSize
-from mtkd_dist.pools.teacher_worker import TeacherJob, TeacherWorker
+from mtkd_dist.pools.shards import merged, shard_of, slots_of_shard
+from mtkd_dist.pools.teacher_worker import TeacherJob, TeacherWorker, describe_slot
 
 PLACEMENT_SECONDS = 600.0
-"""So long teacher workers may take to start before a run is given up; the log says each minute what it waits for."""
+"""So long the first teacher workers may take to start before a run is given up."""
+REMIND_SECONDS = 60.0
+"""Workers that have not started are spoken of this often."""
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class TeacherPool:
-    """Handles of a running teacher pool."""
-
-    link: ActorHandle
-    workers: dict[str, ActorHandle]
-
-
 @contextlib.contextmanager
 def teacher_pool(
-    job: TeacherJob, pool: PoolSize, steps: int, slots_per_step: int, config: LinkConfig
+    job: TeacherJob, pool: PoolSize, steps: int, slots_per_step: int, config: LinkConfig, board: ActorHandle
 ) -> Iterator[TeacherPool]:
-    """Teacher workers and their link, for as long as the block lasts. The teachers work once a student attaches.
+    """Teacher workers and their links, for as long as the block lasts. The teachers work once a student attaches.
 
-    Errors: TrainingFailed when a worker cannot load its networks, or when the cluster has no room for it.
+    `board` tells students where the links are. The block is entered once `config.min_teachers` workers have loaded.
+    Errors: TrainingFailed when a worker cannot load its networks, or when the cluster has no room for the first ones.
     """
-    actor = ray.remote(TeacherWorker).options(
-        num_cpus=pool.cpus, num_gpus=pool.gpus, max_restarts=-1, max_task_retries=0
-    )
-    workers = {f"teacher-{i}": actor.remote(job) for i in range(pool.workers)}
-    handles: list[ActorHandle] = list(workers.values())
+    running = TeacherPool(job, pool, steps, slots_per_step, config, board)
     try:
-        _wait_until_started(list(workers.values()), pool)
-        state = LinkState(
-            steps=steps, slots_per_step=slots_per_step, window_steps=config.window_steps, max_bytes=config.max_bytes
-        )
-        link = LinkActor.remote(state, workers, config.starved_seconds)
-        handles.append(link)
-        yield TeacherPool(link, workers)
+        running.start()
+        yield running
     finally:
-        for handle in handles:
+        running.kill()
+
+
+class TeacherPool:
+    """Handles of a running teacher pool; `heal` keeps it running."""
+
+    def __init__(
+        self, job: TeacherJob, pool: PoolSize, steps: int, slots_per_step: int, config: LinkConfig, board: ActorHandle
+    ) -> None:
+        self._job = job
+        self._pool = pool
+        self._steps = steps
+        self._slots_per_step = slots_per_step
+        self._config = config
+        self._board = board
+        actor = ray.remote(TeacherWorker).options(
+            num_cpus=pool.cpus,
+            num_gpus=pool.gpus,
+            max_restarts=-1,
+            max_task_retries=0,
+            max_concurrency=2 if pool.gpus and has_real_gpus() else 1,
+        )
+        self.workers: dict[str, ActorHandle] = {f"teacher-{i}": actor.remote(job) for i in range(pool.workers)}
+        self.links: list[ActorHandle] = []
+        self._loading = {worker.ping.remote(): name for name, worker in self.workers.items()}
+        self._ends: list[Any] = []
+        self._reminded = time.monotonic()
+
+    @property
+    def link(self) -> ActorHandle:
+        """The first link, which is the only one unless `config.shards` says otherwise."""
+        return self.links[0]
+
+    def start(self) -> None:
+        """Errors: TrainingFailed."""
+        shards = min(self._config.shards, self._pool.workers, self._slots_per_step)
+        needed = min(self._config.min_teachers, self._pool.workers)
+        deadline = time.monotonic() + PLACEMENT_SECONDS
+        while len(self.workers) - len(self._loading) < needed:
+            if time.monotonic() > deadline:
+                raise TrainingFailed(
+                    f"{self._still_loading()}. Is something else using the cluster? Ask for fewer (--num-gpus)"
+                )
+            ray.wait(list(self._loading), timeout=1)
+            self._look_at_loading()
+        self.links = [self._new_link(shard, shards) for shard in range(shards)]
+        self._ends = [link.run.remote() for link in self.links]
+        ray.get(self._board.announce.remote(self.links))
+
+    def heal(self) -> None:
+        """To be called often: a dead link gets a successor, and workers that have not started are spoken of.
+
+        Errors: TrainingFailed when a worker cannot load its networks.
+        """
+        self._look_at_loading()
+        ended, _ = ray.wait(self._ends, num_returns=len(self._ends), timeout=0)
+        for shard in sorted(self._ends.index(end) for end in ended):
+            self.links[shard] = self._new_link(shard, len(self.links))
+            self._ends[shard] = self.links[shard].run.remote()
+            _say(self._board, "the link died: another one has taken its place, and what was lost is answered again")
+        if ended:
+            ray.get(self._board.announce.remote(self.links))
+
+    def stats(self, timeout: float) -> dict[str, Any]:
+        """Of all links together; see `Link.stats`. Errors: those of `ray.get`."""
+        return merged(ray.get([link.stats.remote() for link in self.links], timeout=timeout))
+
+    def kill(self) -> None:
+        for handle in [*self.links, *self.workers.values()]:
             ray.kill(handle)
 
+    def _new_link(self, shard: int, shards: int) -> ActorHandle:
+        job, config = self._job, self._config
+        state = LinkState(
+            plan=job.plan.digest,
+            steps=self._steps,
+            slots=slots_of_shard(self._slots_per_step, shard, shards),
+            window_steps=config.window_steps,
+            max_bytes=config.max_bytes // shards,
+            patience=Patience(config.hang_seconds),
+        )
+        workers = {
+            name: worker for i, (name, worker) in enumerate(self.workers.items()) if shard_of(i, shards) == shard
+        }
+        # Where the driver is: what the link owns then outlives every node but the one that the run cannot do without.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        describe = functools.partial(describe_slot, job.images, job.plan, job.slot_size)
+        say = functools.partial(_say, self._board)
+        return LinkActor.options(scheduling_strategy=here).remote(state, workers, config, describe, say)
 
-def _wait_until_started(workers: list[ActorHandle], pool: PoolSize) -> None:
-    waiting = [worker.ping.remote() for worker in workers]
-    deadline = time.monotonic() + PLACEMENT_SECONDS
-    while waiting:
-        ready, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=60)
-        try:
-            ray.get(ready)
-        except RayActorError as error:
-            raise TrainingFailed(f"a teacher worker did not start: {root_cause(error)}") from error
-        if waiting:
-            message = (
-                f"{len(waiting)} of {len(workers)} teacher workers have not started: each wants {pool.cpus:g} CPU and "
-                f"{pool.gpus:g} GPU, free are {ray.available_resources()}"
-            )
-            if time.monotonic() > deadline:
-                raise TrainingFailed(f"{message}. Is something else using the cluster? Ask for fewer (--num-gpus)")
-            logger.warning(message)
+    def _look_at_loading(self) -> None:
+        if not self._loading:
+            return
+        done, _ = ray.wait(list(self._loading), num_returns=len(self._loading), timeout=0)
+        for ping in done:
+            try:
+                ray.get(ping)
+            except ActorDiedError as error:
+                raise TrainingFailed(f"a teacher worker did not start: {root_cause(error)}") from error
+            except RayActorError:
+                # Its process or node went away meanwhile, and Ray starts it again.
+                self._loading[self.workers[self._loading[ping]].ping.remote()] = self._loading[ping]
+            del self._loading[ping]
+        if self._loading and time.monotonic() > self._reminded + REMIND_SECONDS:
+            self._reminded = time.monotonic()
+            _say(self._board, self._still_loading())
+
+    def _still_loading(self) -> str:
+        return (
+            f"{len(self._loading)} of {len(self.workers)} teacher workers have not started: each wants "
+            f"{self._pool.cpus:g} CPU and {self._pool.gpus:g} GPU, free are {ray.available_resources()}"
+        )
+
+
+def _say(board: ActorHandle, note: str) -> None:
+    """To log and screen."""
+    logger.warning(note)
+    board.post.remote([{"note": note}])

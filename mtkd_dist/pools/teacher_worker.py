@@ -5,9 +5,12 @@ Ray knows it as the actor class `TeacherWorker`. The class itself is plain Pytho
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import threading
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +26,7 @@ from mtkd_dist.models import digest_file, load_aggregator, load_network
 from mtkd_dist.pools.device import pick_device, use_threads
 from mtkd_dist.pools.inference import Frozen, fitting_dtype, inference_dtype
 from mtkd_dist.pools.placement import PoolSize
-from mtkd_dist.pools.wire import Answer, Meta, NonFiniteSignal, pack, size_bytes
+from mtkd_dist.pools.wire import Answer, Meta, NonFiniteSignal, pack, size_bytes, unpack
 
 logger = logging.getLogger(__name__)
 
@@ -124,6 +127,12 @@ def describe(store: ImageStore, sample: Sample) -> str:
     return ", ".join([f"{store.names[sample.image]} at y={sample.y} x={sample.x} (LR pixels)", *turns])
 
 
+def describe_slot(images: Path, plan: Plan, slot_size: int, step: int, slot: int) -> str:
+    """Where the samples of a slot come from. Errors: those of `open_images`."""
+    store = open_images(images, plan)
+    return "; ".join(describe(store, sample) for sample in plan.slots(step, slot_size)[slot])
+
+
 class TeacherWorker:
     def __init__(self, job: TeacherJob) -> None:
         use_threads(job.pool.threads)
@@ -139,28 +148,66 @@ class TeacherWorker:
             inference_dtype(job.precision, self._device),
             sample=torch.from_numpy(lr).to(self._device).float().div_(255),
         )
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._streams = threading.local()
+        self._turn: AbstractContextManager[object] = (
+            contextlib.nullcontext() if self._device.type == "cuda" else threading.Lock()
+        )
+        self._booking = threading.Lock()
+        self._booked_until = 0.0
 
-    def ping(self) -> bool:
-        """True once the networks are loaded (Ray runs it after `__init__`)."""
-        return True
+    def ping(self) -> str:
+        """Digest of the plan, once the networks are loaded (Ray runs it after `__init__`)."""
+        return self._job.plan.digest
 
     def answer(self, step: int, slot: int) -> tuple[Meta, Answer]:
         """The teacher half of one slot: a small record for the link, and the arrays for a student.
 
-        Errors: ValueError that names signal and samples where a signal is not finite; no student ever gets to see it.
+        May be called from two threads: on a GPU one answer is cut and copied while another one is computed.
+
+        Errors: ValueError that names signal and samples where a signal is not finite, or of another shape than before;
+        no student ever gets to see it.
         """
-        began = time.perf_counter()
-        job = self._job
-        samples = job.plan.slots(step, job.slot_size)[slot]
-        lr, hr = cut_slot(self._store, samples, job.plan.patch)
-        with torch.inference_mode():
-            lr_01 = torch.from_numpy(lr).to(self._device).float().div_(255)
-            try:
-                signals = pack(job.method.teach(lr_01, self._networks), job.wire)
-            except NonFiniteSignal as error:
-                raise ValueError(self._blame(error, lr_01, samples)) from error
-        answer = Answer(lr=lr, hr=hr, signals=signals)
-        return Meta(bytes=size_bytes(answer), busy_seconds=time.perf_counter() - began), answer
+        with self._turn, self._stream():
+            began = time.perf_counter()
+            job = self._job
+            samples = job.plan.slots(step, job.slot_size)[slot]
+            lr, hr = cut_slot(self._store, samples, job.plan.patch)
+            with torch.inference_mode():
+                lr_01 = unpack([lr], self._device)
+                try:
+                    signals = pack(job.method.teach(lr_01, self._networks), job.wire)
+                except NonFiniteSignal as error:
+                    raise ValueError(self._blame(error, lr_01, samples)) from error
+            self._check_shapes(signals, samples)
+            answer = Answer(lr=lr, hr=hr, signals=signals)
+            return Meta(bytes=size_bytes(answer), busy_seconds=self._book(began)), answer
+
+    def _stream(self) -> AbstractContextManager[object]:
+        """Each thread queues on a stream of its own, so that a copy on one does not wait for what the other computes."""
+        if self._device.type != "cuda":
+            return contextlib.nullcontext()
+        if not hasattr(self._streams, "own"):
+            self._streams.own = torch.cuda.Stream(self._device)
+        return torch.cuda.stream(self._streams.own)
+
+    def _book(self, began: float) -> float:
+        """Seconds since `began` that no other answer has booked."""
+        with self._booking:
+            now = time.perf_counter()
+            seconds = now - max(began, self._booked_until)
+            self._booked_until = now
+        return seconds
+
+    def _check_shapes(self, signals: dict[str, NDArray[np.generic]], samples: list[Sample]) -> None:
+        """All patches are of one size, so are the signals of each sample."""
+        for name, array in signals.items():
+            expected = (len(samples), *self._shapes.setdefault(name, array.shape[1:]))
+            if array.shape != expected:
+                where = "; ".join(describe(self._store, sample) for sample in samples)
+                raise ValueError(
+                    f"the teachers' signal {name!r} has the shape {array.shape}, expected {expected}, for {where}"
+                )
 
     def _blame(self, error: NonFiniteSignal, lr: Tensor, samples: list[Sample]) -> str:
         """The signal, its samples, and the networks that are not finite for them already as float32."""

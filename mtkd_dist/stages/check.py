@@ -186,7 +186,10 @@ def _check_loss(config: Config) -> None:
 def _check_link(config: Config) -> None:
     link = config.link
     _require(link.window_steps >= 1, "link.window_steps", link.window_steps, "at least 1")
-    _require(link.starved_seconds > 0, "link.starved_seconds", link.starved_seconds, "a number above 0")
+    for key in ("starved_seconds", "hang_seconds"):
+        _require(getattr(link, key) > 0, f"link.{key}", getattr(link, key), "a number above 0")
+    for key in ("min_teachers", "shards"):
+        _require(getattr(link, key) >= 1, f"link.{key}", getattr(link, key), "at least 1")
     need = step_bytes(config.distil, config.scale, 1, link.wire)
     if aggregator_path(config.aggregator) is None:
         need = max(need, step_bytes(config.aggregate, config.scale, len(config.teachers), link.wire))

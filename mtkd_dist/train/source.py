@@ -6,22 +6,40 @@ of slots, so the global batch does not depend on W.
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
-from collections.abc import Iterator
-from dataclasses import dataclass
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import ray
 import torch
-from ray.exceptions import ObjectLostError
+from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError
 from torch import Tensor
 
 from mtkd_dist.data import ImageStore, Plan, Sample
 from mtkd_dist.methods import Batch
+from mtkd_dist.pools.errors import root_cause
+from mtkd_dist.pools.link import LinkError
+from mtkd_dist.pools.shards import split_slots
 from mtkd_dist.pools.teacher_worker import cut_slot, describe, open_images
 from mtkd_dist.pools.wire import Answer, checks_of, unpack
+
+logger = logging.getLogger(__name__)
+
+NEW_LINK_SECONDS = 60.0
+"""So long a student waits for another link in the place of a dead one."""
+POLL_SECONDS = 0.2
+READ_SECONDS, READ_FACTOR = 2.0, 20.0
+"""Answers that take longer to read than this, and than this many times what the slowest of the last reads took, are
+made again."""
+FIRST_READ_SECONDS, READS_NEEDED = 60.0, 5
+"""The same while fewer reads are known."""
+UNREADABLE = (ObjectLostError, RayActorError, GetTimeoutError)
 
 
 def slots_of_rank(slots_per_step: int, rank: int, world_size: int) -> list[int]:
@@ -39,11 +57,18 @@ class Share:
     plan: Plan
     slot_size: int
     slots: list[int]
+    skipped: dict[int, list[int]] = field(default_factory=dict)
+    """Of a step, slots that the link left out (`link.on_deadly: skip`); filled as they are met."""
+
+    @property
+    def slots_per_step(self) -> int:
+        """Of all ranks together."""
+        return self.plan.batch_size // self.slot_size
 
     def samples(self, step: int) -> list[Sample]:
         """In the order of the rank's batch."""
-        slots = self.plan.slots(step, self.slot_size)
-        return [sample for slot in self.slots for sample in slots[slot]]
+        slots, skipped = self.plan.slots(step, self.slot_size), self.skipped.get(step, [])
+        return [sample for slot in self.slots if slot not in skipped for sample in slots[slot]]
 
     def describe(self, step: int) -> list[str]:
         """The same in words, photograph and place."""
@@ -82,17 +107,35 @@ class LocalSource:
 
 
 class LinkSource:
-    """Takes answers of the teacher pool from the link. `link` is the handle of a `LinkActor`."""
+    """Takes answers of the teacher pool from the links, as one rank of one attempt of the student group.
+
+    Args:
+        find_links: returns the handles of the `LinkActor`s as they are now. When one of them has died, they are asked
+            for again, and attached to at the step that is needed next.
+        attempt: fences off students of smaller numbers.
+
+    Errors of `fetch`: LinkError when the links cannot deliver, StaleAttempt when a newer attempt has attached.
+    """
 
     def __init__(
-        self, link: Any, attempt: int, rank: int, share: Share, device: torch.device, channels_last: bool = False
+        self,
+        find_links: Callable[[], list[Any]],
+        attempt: int,
+        rank: int,
+        world_size: int,
+        share: Share,
+        device: torch.device,
+        channels_last: bool = False,
     ) -> None:
         self.share = share
-        self._link = link
+        self._find_links = find_links
         self._attempt = attempt
         self._rank = rank
+        self._world_size = world_size
         self._device = device
         self._channels_last = channels_last
+        self._links: list[Any] = []
+        self._read_seconds: deque[float] = deque(maxlen=50)
 
     def fetch(self, step: int) -> Batch:
         answers = self._take(step)
@@ -107,18 +150,85 @@ class LinkSource:
             checks=tuple(check for a in answers for check in checks_of(a["lr"])),
         )
 
-    def _take(self, step: int) -> list[Answer]:
-        while True:
-            refs = ray.get(self._link.take.remote(self._attempt, step, self.share.slots))
-            try:
-                return ray.get(refs)
-            except ObjectLostError:
-                # The node that held it is gone; the teachers answer again.
-                ray.get(self._link.lost.remote(self._attempt, step, self.share.slots))
-
     def done(self, step: int) -> None:
         # Nobody waits for this: a late acknowledgement only keeps its step in memory a little longer.
-        self._link.acknowledge.remote(self._attempt, self._rank, step)
+        for link in self._links:
+            link.acknowledge.remote(self._attempt, self._rank, step)
+
+    def _take(self, step: int) -> list[Answer]:
+        dead_since: float | None = None
+        patience = self._patience_seconds()
+        while True:
+            try:
+                if not self._links:
+                    self._links = self._attach(step)
+                refs = self._ask(step)
+                answers, unreadable = self._read(refs, patience)
+                if not unreadable:
+                    return answers
+                # The node that held them is gone, or does not answer: the teachers do it again.
+                logger.warning("step %d: the answers of slots %s cannot be read and are made again", step, unreadable)
+                patience *= 2
+                dead_since = None
+                self._each_link("lost", step, unreadable)
+            except RayActorError as error:
+                self._links = []
+                dead_since = dead_since or time.monotonic()
+                if time.monotonic() - dead_since > NEW_LINK_SECONDS:
+                    raise LinkError(
+                        f"the link died and no other took its place within {NEW_LINK_SECONDS:g} s (step {step}): is "
+                        f"the process that started the run still there? {root_cause(error)}"
+                    ) from error
+                time.sleep(POLL_SECONDS)
+
+    def _attach(self, step: int) -> list[Any]:
+        links = self._find_links()
+        plan = self.share.plan.digest
+        ray.get([link.attach.remote(self._attempt, self._rank, self._world_size, step, plan) for link in links])
+        return links
+
+    def _ask(self, step: int) -> dict[int, Any]:
+        """Slot -> reference, in order. Those that are left out are noted, and not in it."""
+        taken = [ref for refs in self._each_link("take", step, self.share.slots) for ref in refs]
+        refs = {slot: ref for slot, ref in zip(self.share.slots, taken, strict=True) if ref is not None}
+        if not refs:
+            raise LinkError(
+                f"all samples of rank {self._rank} at step {step} are skipped (link.on_deadly: skip), so there is "
+                "nothing to train it on; a smaller link.slot_size skips fewer samples at a time"
+            )
+        if len(refs) < len(taken):
+            self.share.skipped[step] = [slot for slot in self.share.slots if slot not in refs]
+        return refs
+
+    def _each_link(self, method: str, step: int, slots: list[int]) -> list[Any]:
+        """Call every link that has some of `slots` with those."""
+        runs = split_slots(slots, self.share.slots_per_step, len(self._links))
+        calls = zip(self._links, runs, strict=True)
+        return ray.get([getattr(link, method).remote(self._attempt, step, run) for link, run in calls if run])
+
+    def _read(self, refs: dict[int, Any], patience: float) -> tuple[list[Answer], list[int]]:
+        """The answers, or the slots of those that cannot be read."""
+        began = time.monotonic()
+        try:
+            answers = ray.get(list(refs.values()), timeout=patience)
+        except UNREADABLE:
+            return [], [slot for slot, ref in refs.items() if not _is_readable(ref)]
+        self._read_seconds.append(time.monotonic() - began)
+        return answers, []
+
+    def _patience_seconds(self) -> float:
+        """Ray notices the death of a node after 12 s; who waits for an answer on it should not wait for that."""
+        if len(self._read_seconds) < READS_NEEDED:
+            return FIRST_READ_SECONDS
+        return max(READ_SECONDS, READ_FACTOR * max(self._read_seconds))
+
+
+def _is_readable(ref: Any) -> bool:
+    try:
+        ray.get(ref, timeout=0.1)
+    except UNREADABLE:
+        return False
+    return True
 
 
 class Prefetcher:

@@ -23,9 +23,10 @@ from mtkd_dist.config.shares import PoolShares
 from mtkd_dist.config.tree import LinkConfig
 from mtkd_dist.models import read_state_dict
 from mtkd_dist.pools.board import BoardActor
+from mtkd_dist.pools.cluster import has_real_gpus
 from mtkd_dist.pools.errors import TrainingFailed, root_cause
 from mtkd_dist.pools.placement import Layout, PoolSize
-from mtkd_dist.pools.teacher_pool import teacher_pool
+from mtkd_dist.pools.teacher_pool import TeacherPool, teacher_pool
 from mtkd_dist.pools.teacher_worker import TeacherJob
 from mtkd_dist.train.job import StudentJob
 from mtkd_dist.train.state import TrainState
@@ -72,14 +73,15 @@ def run_training(
     """
     board = BoardActor.remote()
     with contextlib.ExitStack() as stack:
-        link_handle = None
+        pool = None
         if teacher is not None and layout.teachers is not None:
-            pool = teacher_pool(teacher, layout.teachers, student.training.steps, student.slots_per_step, link)
-            link_handle = stack.enter_context(pool).link
+            pool = stack.enter_context(
+                teacher_pool(teacher, layout.teachers, student.training.steps, student.slots_per_step, link, board)
+            )
         judge = stack.enter_context(validator(validation, board))
         trainer = TorchTrainer(
             student_worker,
-            train_loop_config={"job": student, "board": board, "link": link_handle, "validator": judge},
+            train_loop_config={"job": student, "board": board, "linked": pool is not None, "validator": judge},
             scaling_config=_scaling(layout.students),
             torch_config=TorchConfig(backend=_backend(layout.students)),
             run_config=RunConfig(
@@ -89,10 +91,12 @@ def run_training(
                 checkpoint_config=CheckpointConfig(num_to_keep=2),
             ),
         )
-        news = _News(board, link_handle, layout.students.workers)
+        news = _News(board, pool, layout.students.workers)
         fitting = _in_background(trainer.fit)
         while not fitting.done():
             concurrent.futures.wait([fitting], POLL_SECONDS)
+            if pool is not None:
+                pool.heal()
             news.pass_on(on_update)
         try:
             result = fitting.result()
@@ -114,10 +118,8 @@ def run_training(
 
 
 def _backend(pool: PoolSize) -> str:
-    # Ray Train would take nccl wherever GPUs are asked for, also logical ones. The driver's machine may have no GPU;
-    # Ray names the type of those that are real.
-    real = any(name.startswith("accelerator_type:") for name in ray.cluster_resources())
-    return "nccl" if pool.gpus and real else "gloo"
+    # Ray Train would take nccl wherever GPUs are asked for, also logical ones.
+    return "nccl" if pool.gpus and has_real_gpus() else "gloo"
 
 
 def _scaling(pool: PoolSize) -> ScalingConfig:
@@ -141,11 +143,11 @@ def _in_background(function: Callable[[], T]) -> Future[T]:
 
 
 class _News:
-    """What board and link have to tell since the last time."""
+    """What board and links have to tell since the last time."""
 
-    def __init__(self, board: ActorHandle, link: ActorHandle | None, ranks: int) -> None:
+    def __init__(self, board: ActorHandle, teachers: TeacherPool | None, ranks: int) -> None:
         self._board = board
-        self._link = link
+        self._teachers = teachers
         self._read = 0
         self._asked: set[int] = set()
         self._answered: set[int] = set()
@@ -154,7 +156,7 @@ class _News:
     def pass_on(self, on_update: Callable[[Update], None]) -> None:
         """Errors: TrainingFailed, when a student met what a restart cannot mend."""
         try:
-            stats = ray.get(self._link.stats.remote(), timeout=10) if self._link is not None else {}
+            stats = self._teachers.stats(timeout=10) if self._teachers is not None else {}
             records = ray.get(self._board.read.remote(self._read), timeout=10)
         except (ray.exceptions.RayError, TimeoutError):
             return  # the run's own error is the one to show, and what was not read is read the next time

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import tempfile
 import time
 from collections.abc import Iterator
@@ -31,7 +32,9 @@ FATAL_SECONDS = 20.0
 
 
 def student_worker(config: dict[str, Any]) -> None:
-    """`train_loop_per_worker`. `config`: job (StudentJob), and the actors board, link and validator (or None each)."""
+    """`train_loop_per_worker`. `config`: job (StudentJob), linked (whether there is a teacher pool), and the actors
+    board and validator (or None).
+    """
     job: StudentJob = config["job"]
     training = job.training
     context = ray.train.get_context()
@@ -57,7 +60,7 @@ def student_worker(config: dict[str, Any]) -> None:
             state,
             network,
             job.method,
-            _source(job, config["link"], rank, world_size, state.step, device),
+            _source(job, board if config["linked"] else None, rank, world_size, device),
             training,
             seed=job.seed,
             rank=rank,
@@ -75,13 +78,18 @@ def student_worker(config: dict[str, Any]) -> None:
         raise
 
 
-def _source(job: StudentJob, link: Any, rank: int, world_size: int, first_step: int, device: torch.device) -> Source:
+def _source(job: StudentJob, board: Any, rank: int, world_size: int, device: torch.device) -> Source:
+    """From the links that the board knows, or cut by the rank itself where there is none to ask."""
     share = Share(job.images, job.plan, job.slot_size, slots_of_rank(job.slots_per_step, rank, world_size))
-    if link is None:
+    if board is None:
         return LocalSource(share, device, job.training.channels_last)
-    attempt = _of_rank_0(ray.get(link.new_attempt.remote()) if rank == 0 else 0, world_size, device)
-    ray.get(link.attach.remote(attempt, rank, world_size, first_step))
-    return LinkSource(link, attempt, rank, share, device, job.training.channels_last)
+    attempt = _of_rank_0(ray.get(board.new_attempt.remote()) if rank == 0 else 0, world_size, device)
+    find_links = functools.partial(_find_links, board)
+    return LinkSource(find_links, attempt, rank, world_size, share, device, job.training.channels_last)
+
+
+def _find_links(board: Any) -> list[Any]:
+    return ray.get(board.links.remote())
 
 
 def _of_rank_0(value: int, world_size: int, device: torch.device) -> int:

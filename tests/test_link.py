@@ -1,0 +1,150 @@
+"""The link's shell with teachers that are plain objects: what it does when they fail, hang or are strangers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from ray.exceptions import ActorUnavailableError
+
+from mtkd_dist.config.tree import LinkConfig
+from mtkd_dist.pools import link as link_module
+from mtkd_dist.pools.link import Link, LinkError
+from mtkd_dist.pools.link_state import LinkState
+from mtkd_dist.pools.patience import Patience
+
+PLAN = "the digest of the plan"
+Teach = Callable[[int, int], dict[str, Any]]
+
+
+class Method:
+    """`handle.method.options(...).remote(...)`."""
+
+    def __init__(self, call: Callable[..., Any]) -> None:
+        self._call = call
+
+    def options(self, **options: object) -> Method:
+        return self
+
+    def remote(self, *args: object) -> Any:
+        return self._call(*args)
+
+
+class Teacher:
+    """Stands for the handle of a worker; `teach` gives its record or raises."""
+
+    def __init__(self, teach: Teach, plan: str = PLAN) -> None:
+        async def ping() -> str:
+            return plan
+
+        def answer(step: int, slot: int) -> tuple[Any, str]:
+            async def meta() -> dict[str, Any]:
+                return teach(step, slot)
+
+            return meta(), f"answer {step} {slot}"
+
+        self.ping = Method(ping)
+        self.answer = Method(answer)
+
+
+def good(step: int, slot: int) -> dict[str, Any]:
+    return {"bytes": 100, "busy_seconds": 0.0}
+
+
+def run(
+    teachers: dict[str, Teacher], step: int = 0, said: list[str] | None = None, **config: Any
+) -> tuple[list[Any], dict[str, Any]]:
+    """What a student gets for both slots of `step`, and the link's numbers then."""
+
+    async def student() -> tuple[list[Any], dict[str, Any]]:
+        state = LinkState(
+            plan=PLAN, steps=4, slots=range(2), window_steps=2, max_bytes=1000, patience=Patience(hang_seconds=60)
+        )
+        link = Link(
+            state,
+            dict(teachers),  # type: ignore[arg-type]
+            LinkConfig(**config),
+            lambda step, slot: f"photo {step}.{slot}",
+            (said if said is not None else []).append,
+        )
+        running = asyncio.create_task(link.run())
+        await link.attach(1, 0, 1, 0, PLAN)
+        try:
+            return await link.take(1, step, [0, 1]), await link.stats()
+        finally:
+            running.cancel()
+
+    return asyncio.run(student())
+
+
+@pytest.fixture
+def killed(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    handles: list[Any] = []
+    monkeypatch.setattr(link_module.ray, "kill", lambda handle, no_restart: handles.append(handle))
+    monkeypatch.setattr(link_module, "REVIVE_SECONDS", 0.01)
+    return handles
+
+
+def failing(times: int, error: Callable[[], Exception], at: tuple[int, int] = (0, 1)) -> Teach:
+    left = [times]
+
+    def teach(step: int, slot: int) -> dict[str, Any]:
+        if (step, slot) == at and left[0]:
+            left[0] -= 1
+            raise error()
+        return good(step, slot)
+
+    return teach
+
+
+def died() -> Exception:
+    return ActorUnavailableError("gone", None)
+
+
+def test_a_failure_is_answered_again() -> None:
+    answers, _ = run({"a": Teacher(failing(2, lambda: ValueError("nan")))})
+    assert answers == ["answer 0 0", "answer 0 1"]
+
+
+def test_a_failure_that_repeats_ends_the_run_with_the_teachers_words() -> None:
+    with pytest.raises(LinkError, match=r"worker a failed at step 0, slot 1: the lamp is out \(tried 3 times\)"):
+        run({"a": Teacher(failing(3, lambda: ValueError("the lamp is out")))})
+
+
+def test_a_slot_that_kills_three_workers_is_named_with_its_photographs() -> None:
+    with pytest.raises(LinkError, match=r"3 teacher workers died at step 0, slot 1 \(photo 0\.1\).*link\.on_deadly"):
+        run({"a": Teacher(failing(3, died))})
+
+
+def test_a_skipped_slot_is_handed_out_as_none_told_and_counted() -> None:
+    said: list[str] = []
+    answers, stats = run({"a": Teacher(failing(9, died))}, said=said, on_deadly="skip")
+    assert answers == ["answer 0 0", None]
+    assert stats["quarantined"] == 1
+    assert stats["lost_workers"] == 3
+    assert len(said) == 1
+    assert said[0].startswith("skipped step 0, slot 1: photo 0.1, because 3 teacher workers died")
+
+
+def test_a_worker_that_fails_at_everything_is_started_again_and_the_others_do_its_work(killed: list[Any]) -> None:
+    def broken(step: int, slot: int) -> dict[str, Any]:
+        raise RuntimeError("the GPU has fallen off the bus")
+
+    bad = Teacher(broken)
+    answers, stats = run({"bad": bad, "good": Teacher(good)}, step=1)
+    assert answers == ["answer 1 0", "answer 1 1"]
+    assert killed == [bad] * stats["lost_workers"]
+
+
+def test_a_worker_of_another_plan_is_refused() -> None:
+    with pytest.raises(LinkError, match=r"teacher worker a works by the plan another"):
+        run({"a": Teacher(good, plan="another")})
+
+
+def test_a_student_that_starves_is_told_what_was_going_on() -> None:
+    match = r"no answer for step 3 within 0\.2 s: of 1 teacher workers 1 are alive.*4 answers are ready, 400 bytes"
+    with pytest.raises(LinkError, match=match):
+        # Outside of the window until step 0 is acknowledged, which never happens here.
+        run({"a": Teacher(good)}, step=3, starved_seconds=0.2)
