@@ -184,7 +184,7 @@ class TeacherWorker:
             return Meta(bytes=size_bytes(answer), busy_seconds=self._book(began)), answer
 
     def _stream(self) -> AbstractContextManager[object]:
-        """Each thread queues on a stream of its own, so that a copy on one does not wait for what the other computes."""
+        """Each thread queues on a stream of its own, so that no copy waits for what the other computes."""
         if self._device.type != "cuda":
             return contextlib.nullcontext()
         if not hasattr(self._streams, "own"):
