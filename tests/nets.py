@@ -93,6 +93,7 @@ def train_alone(
     post: Callable[[list[dict[str, Any]]], None] = lambda records: None,
     validate: Callable[[], None] = lambda: None,
     network: nn.Module | None = None,
+    consumed: Callable[[int, Sequence[int]], None] = lambda step, checks: None,
 ) -> None:
     """The training loop in this process: one rank that cuts its own samples."""
     train(
@@ -103,6 +104,8 @@ def train_alone(
         job.training,
         seed=job.seed,
         rank=0,
+        world_size=1,
+        consumed=consumed,
         checkpoint=checkpoint,
         post=post,
         validate=validate,

@@ -20,16 +20,15 @@ from mtkd_dist.stages.check import TRAININGS
 from mtkd_dist.stages.manifest import Manifest
 from mtkd_dist.stages.run import Run, layout_of
 from mtkd_dist.tracking.tracker import StageRun
+from mtkd_dist.train.checkpoints import BEST
 from mtkd_dist.train.job import StudentJob
 from mtkd_dist.train.trainer import Update, run_training
 from mtkd_dist.train.validation import ValidationJob
 
-WEIGHTLESS = ("checkpoint_every", "validate_every", "result", "channels_last", "compile")
+WEIGHTLESS = ("checkpoint_every", "keep_checkpoints", "validate_every", "result", "channels_last", "compile")
 """Settings of a training that its weights do not depend on. The last two change what is rounded how and what drop-path
 leaves out, as the number of students does: switching them on half-way is no reason to begin anew. Precision is:
 bfloat16 is another arithmetic."""
-BEST = "best.safetensors"
-"""In the folder of the checkpoints: the weights of the best validation so far, with step and score as metadata."""
 
 
 @dataclasses.dataclass(frozen=True)
