@@ -15,7 +15,7 @@ from mtkd_dist.config.tree import TrainingConfig
 from mtkd_dist.methods import Method
 from mtkd_dist.pools.teacher_worker import TeacherFile, TeacherJob
 from mtkd_dist.report.progress import Progress
-from mtkd_dist.stages import manifest
+from mtkd_dist.stages import half_done, manifest
 from mtkd_dist.stages.check import TRAININGS
 from mtkd_dist.stages.manifest import Manifest
 from mtkd_dist.stages.run import Run, layout_of
@@ -66,6 +66,18 @@ class Training:
             "start": self.start_digest,
         } | (link if self.teachers else {})
 
+    def names(self) -> dict[str, str]:
+        """What of `inputs` the configuration calls otherwise."""
+        settings = self.stage if self.stage in ("aggregate", "distil") else "teacher_training"
+        return {
+            "training": settings,
+            "network": "student" if self.stage == "distil" else "network",
+            "method": "loss",
+            "start": "student_weights",
+            "slot_size": "link.slot_size",
+            "wire": "link.wire",
+        }
+
     def choice(self, run: Run) -> dict[str, Any]:
         """What it depends on which of them the stage hands on; another choice needs no other training."""
         if self.config.result == "last":
@@ -98,10 +110,13 @@ def train_stage(run: Run, training: Training, write: Callable[[dict[str, Tensor]
     if not why:
         run.say(f"{training.stage}: done before")
         return
+    if run.config.on_change == "refuse":
+        half_done.check_unchanged(training.stage, folder, trained_with, old, training.names())
     if old is not None:
-        run.say(f"{training.stage}: runs again, because of {', '.join(why)}")
-    checkpoints = folder / f"checkpoints-{manifest.fingerprint(trained_with)}"
-    checkpoints.mkdir(parents=True, exist_ok=True)
+        files = [path for path in why if path in old.outputs]
+        reasons = manifest.differences(old.inputs, inputs, training.names()) + files
+        run.say(f"{training.stage}: runs again, because of {'; '.join(reasons)}")
+    checkpoints = half_done.begin(folder, trained_with)
     began = time.monotonic()
     weights, summary = _train(run, training, checkpoints)
     relative = [path.relative_to(run.output).as_posix() for path in write(weights)]
@@ -139,6 +154,7 @@ def _train(run: Run, training: Training, checkpoints: Path) -> tuple[dict[str, T
         training=job_config,
         seed=config.seed,
         pool=layout.students,
+        min_workers=config.cluster.min_students,
         start=training.start,
     )
     teacher = None

@@ -56,11 +56,18 @@ class Checkpoints:
         return sorted(int(path.stem.removeprefix("step-")) for path in self.folder.glob("step-*.pt"))
 
     def newest(self, say: Callable[[str], None]) -> int | None:
-        """Step of the newest one that is as it was written; `say` is told of each that is not. None: there is none."""
+        """Step of the newest one that is as it was written, or None.
+
+        One that is not is removed, and `say` is told: were it found whole later, two histories would mix.
+        """
         for step in reversed(self.steps()):
             if self._is_whole(step):
                 return step
-            say(f"the checkpoint {self.path(step)} is torn or corrupted (its SHA-256 differs); the one before is taken")
+            say(
+                f"the checkpoint {self.path(step)} is torn or corrupted (its SHA-256 differs): it is removed, and the "
+                "one before is taken"
+            )
+            self._remove(step)
         return None
 
     def load(self, step: int, device: torch.device) -> dict[str, Any]:
@@ -73,7 +80,7 @@ class Checkpoints:
         try:
             with temporary.open("wb") as file:
                 hashing = _Hashing(file)
-                torch.save(state, hashing)
+                torch.save(state, hashing)  # type: ignore[arg-type]
                 hashing.check()
                 _to_disk(file)
             may_write()
@@ -93,8 +100,11 @@ class Checkpoints:
 
     def prune(self, keep: int) -> None:
         for step in expired(self.steps(), keep, self._best_step()):
-            self.path(step).unlink(missing_ok=True)
-            _digest_file(self.path(step)).unlink(missing_ok=True)
+            self._remove(step)
+
+    def _remove(self, step: int) -> None:
+        self.path(step).unlink(missing_ok=True)
+        _digest_file(self.path(step)).unlink(missing_ok=True)
 
     def _temporary(self, step: int, attempt: int) -> Path:
         return self.path(step).with_suffix(f".pt.{attempt}.tmp")
