@@ -25,6 +25,7 @@ from mtkd_dist.models import read_state_dict
 from mtkd_dist.pools.board import BoardActor
 from mtkd_dist.pools.errors import TrainingFailed, root_cause
 from mtkd_dist.pools.placement import Layout, PoolSize
+from mtkd_dist.pools.reservation import reserved
 from mtkd_dist.pools.teacher_pool import teacher_pool
 from mtkd_dist.pools.teacher_worker import TeacherJob
 from mtkd_dist.train.checkpoints import Checkpoints
@@ -77,6 +78,8 @@ def run_training(
     with contextlib.ExitStack() as stack:
         link_handle = None
         if teacher is not None and layout.teachers is not None:
+            if student.min_workers is not None:
+                stack.enter_context(reserved(layout.teachers))
             pool = teacher_pool(teacher, layout.teachers, student.training.steps, student.slots_per_step, link)
             link_handle = stack.enter_context(pool).link
         judge = stack.enter_context(validator(validation, board))
