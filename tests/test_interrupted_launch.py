@@ -15,14 +15,14 @@ import yaml
 from mtkd_dist import launch, verify_run
 from mtkd_dist.models import digest_file
 from mtkd_dist.train.consumption import read_logs
-from tests.nets import TINY, make_aggregator, make_teacher, write_photos
+from tests.nets import TINY, make_aggregator, train_teacher, write_photos
 
 
 def write_config(folder: Path) -> Path:
     """A launch that is nearly nothing but its distil stage."""
     write_photos(folder / "train", 4)
     write_photos(folder / "held", 1, side=48)
-    teacher = make_teacher(folder, "given")
+    teacher = train_teacher(folder, "given")
     config = {
         "data": [str(folder / "train")],
         "test": [f"held={folder / 'held'}"],
