@@ -32,10 +32,11 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import ray
+import torch
 import yaml
 
 from benchmarks.results_table import RESULTS, hardware, versions
-from mtkd_dist.models import digest_file
+from mtkd_dist.models import read_state_dict
 from mtkd_dist.train.audit import Verdict
 from mtkd_dist.train.checkpoints import Checkpoints
 from mtkd_dist.verify_run import verify
@@ -278,11 +279,16 @@ def run(folder: Path, minutes: float, seed: int, without: list[str]) -> Outcome:
         if finding.verdict is None:
             raise RuntimeError(str(finding))
         outcome.verdicts.append(finding.verdict)
-        files = [output / "student.safetensors" for output in (launch.output, peaceful.output)]
-        equal = digest_file(files[0]) == digest_file(files[1])
+        equal = _equal(launch.output, peaceful.output)
         outcome.bit_equal += equal
         print(f"{launch.output.name}: bit-equal {equal}; {finding}", flush=True)
     return outcome
+
+
+def _equal(output: Path, other: Path) -> bool:
+    """Whether the students of both runs are the same to the last bit."""
+    ours, theirs = (read_state_dict(folder / "student.safetensors") for folder in (output, other))
+    return ours.keys() == theirs.keys() and all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
 
 
 def main() -> int:
