@@ -303,6 +303,8 @@ def _train(
                 config,
                 seed=seed,
                 rank=0,
+                world_size=1,
+                consumed=lambda step, checks: None,
                 checkpoint=lambda: None,
                 validate=lambda: None,
                 post=_poster(losses),

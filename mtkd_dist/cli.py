@@ -5,12 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 
-from mtkd_dist import __version__, evaluate, launch
+from mtkd_dist import __version__, evaluate, launch, verify_run
 from mtkd_dist.config.load import nearest
 
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "launch": (launch.main, "train teachers, aggregate, distil, evaluate"),
     "evaluate": (evaluate.main, "score models on sets of photographs"),
+    "verify-run": (verify_run.main, "was each sample of a run learned from exactly once?"),
 }
 
 
@@ -22,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words[:1] == ["--version"]:
         print(f"mtkd-dist {__version__}")
         return 0
-    lines = ["usage: mtkd COMMAND [FLAGS]", *(f"  {name:10} {help_text}" for name, (_, help_text) in COMMANDS.items())]
+    lines = ["usage: mtkd COMMAND [FLAGS]", *(f"  {name:12} {help_text}" for name, (_, help_text) in COMMANDS.items())]
     if words and words[0] not in ("-h", "--help"):
         print(f"mtkd: unknown command {words[0]!r}.{nearest(words[0], COMMANDS)}", *lines, sep="\n", file=sys.stderr)
         return 2

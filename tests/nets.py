@@ -93,16 +93,21 @@ def train_alone(
     post: Callable[[list[dict[str, Any]]], None] = lambda records: None,
     validate: Callable[[], None] = lambda: None,
     network: nn.Module | None = None,
+    consumed: Callable[[int, Sequence[int]], None] = lambda step, checks: None,
+    slots: list[int] | None = None,
+    world_size: int = 1,
 ) -> None:
-    """The training loop in this process: one rank that cuts its own samples."""
+    """The training loop in this process: one rank that cuts its own samples, by default those of the whole step."""
     train(
         state,
         network or state.model,
         job.method,
-        LocalSource(share(job), next(state.model.parameters()).device, job.training.channels_last),
+        LocalSource(share(job, slots), next(state.model.parameters()).device, job.training.channels_last),
         job.training,
         seed=job.seed,
         rank=0,
+        world_size=world_size,
+        consumed=consumed,
         checkpoint=checkpoint,
         post=post,
         validate=validate,

@@ -162,7 +162,7 @@ def test_a_changed_setting_runs_only_what_depends_on_it(launched: Launched, capf
     screen = capfd.readouterr().out
     assert "teachers/trained: done before" in screen
     assert "aggregate: done before" in screen
-    assert "distil: runs again, because of training" in screen
+    assert "distil: runs again, because of distil.steps: 4 -> 2" in screen
     assert "evaluate: done before" not in screen
 
 

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mtkd_dist.stages import manifest
-from mtkd_dist.stages.manifest import Manifest, changed, fingerprint
+from mtkd_dist.stages.manifest import Manifest, changed, differences, fingerprint
 
 
 def make(**changes: object) -> Manifest:
@@ -49,3 +53,59 @@ def test_a_torn_manifest_counts_as_none(tmp_path: Path) -> None:
 def test_the_fingerprint_depends_on_values_and_not_on_their_order() -> None:
     assert fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1})
     assert fingerprint({"a": 1}) != fingerprint({"a": 2})
+
+
+DIGESTS = ["a" * 64, "b" * 64]
+
+
+def inputs_of(**changes: Any) -> dict[str, Any]:
+    inputs = {
+        "training": {"steps": 4, "halve_at": [0.5]},
+        "method": ["MTKD", {"levels": 1}],
+        "images": DIGESTS[0],
+        "teachers": [["edsr", DIGESTS[0], None], ["rcan", DIGESTS[1], 255]],
+        "start": None,
+    }
+    return inputs | changes
+
+
+def told(**changes: Any) -> list[str]:
+    return differences(inputs_of(), inputs_of(**changes), {"training": "distil", "method": "loss"})
+
+
+def test_equal_inputs_have_no_differences() -> None:
+    assert told() == []
+
+
+def test_a_difference_shows_the_users_name_of_the_nested_key_and_both_values() -> None:
+    assert told(training={"steps": 8, "halve_at": []}) == ["distil.steps: 4 -> 8", "distil.halve_at: [0.5] -> []"]
+    assert told(method=["MTKD", {"levels": 2}]) == ["loss.levels: 1 -> 2"]
+
+
+def test_files_are_told_apart_by_the_first_digits_of_their_digests() -> None:
+    assert told(images=DIGESTS[1]) == ["images: aaaaaaaaaaaa -> bbbbbbbbbbbb (other photographs)"]
+    assert told(start=DIGESTS[1]) == ["start: none -> bbbbbbbbbbbb"]
+
+
+def test_a_changed_an_added_and_a_reordered_teacher_are_named() -> None:
+    edsr, rcan = inputs_of()["teachers"]
+    assert told(teachers=[["edsr", DIGESTS[1], None], rcan]) == ["teachers.edsr: aaaaaaaaaaaa -> bbbbbbbbbbbb"]
+    assert "teachers.swinir: none -> aaaaaaaaaaaa" in told(teachers=[edsr, rcan, ["swinir", DIGESTS[0], None]])
+    assert told(teachers=[rcan, edsr]) == ["teachers (their order): ['edsr', 'rcan'] -> ['rcan', 'edsr']"]
+
+
+leaves = st.none() | st.booleans() | st.integers() | st.text(max_size=3)
+nested = st.dictionaries(
+    st.sampled_from("abc"), st.recursive(leaves, lambda v: st.dictionaries(st.sampled_from("xyz"), v, min_size=1))
+)
+
+
+@given(nested, nested)
+def test_no_difference_is_shown_exactly_where_the_inputs_are_equal(old: dict[str, Any], new: dict[str, Any]) -> None:
+    # None and a key that is absent are one: a setting that is not given.
+    def given_alone(inputs: Any) -> Any:
+        if not isinstance(inputs, dict):
+            return inputs
+        return {k: v for k, v in ((k, given_alone(v)) for k, v in inputs.items()) if v is not None and v != {}}
+
+    assert (differences(old, new, {}) == []) == (given_alone(old) == given_alone(new))

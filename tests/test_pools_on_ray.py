@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import signal
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from mtkd_dist.pools.teacher_worker import TeacherJob
 from mtkd_dist.train.job import StudentJob
 from mtkd_dist.train.state import TrainState
 from mtkd_dist.train.trainer import run_training
+from mtkd_dist.verify_run import verify
 from tests.nets import make_job, make_store, make_teacher_job, train_alone
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -73,17 +75,27 @@ def test_a_teacher_file_that_cannot_be_loaded_is_named_before_students_start(job
         pass
 
 
-def test_a_student_that_dies_goes_on_from_its_checkpoint_to_the_undisturbed_result(tmp_path: Path) -> None:
-    store = make_store(tmp_path)
-    job = make_job(store, method=_DiesOnce(flag=tmp_path / "died", at=6), steps=8, checkpoint_every=2)
-    layout = Layout(ONE_CPU, None)
-    weights = run_training(job, None, layout, LinkConfig(slot_size=2), tmp_path / "run", lambda update: None)
-    assert (tmp_path / "died").exists()
+def test_a_killed_rank_of_two_changes_no_weight_and_no_sample_is_lost_or_repeated(tmp_path: Path) -> None:
+    teacher = make_teacher_job(tmp_path)
+    kill = _KillsOnce(flag=tmp_path / "died", at=6, rank=1)
+    job = make_job(make_store(tmp_path), method=kill, steps=8, checkpoint_every=2)
 
-    undisturbed = TrainState(job.build(), job.training)
-    train_alone(dataclasses.replace(job, method=Supervised()), undisturbed)
-    for name, tensor in undisturbed.result().items():
-        assert torch.equal(tensor, weights[name]), name
+    def start(run: str) -> dict[str, torch.Tensor]:
+        folder = tmp_path / run / "distil" / "checkpoints-0"
+        given = dataclasses.replace(teacher, method=kill)
+        return run_training(job, given, Layout(TWO_CPUS, ONE_CPU), LinkConfig(slot_size=2), folder, lambda update: None)
+
+    disturbed = start("disturbed")
+    assert (tmp_path / "died").exists()
+    undisturbed = start("undisturbed")
+    for name, tensor in undisturbed.items():
+        assert torch.equal(tensor, disturbed[name]), name
+    verdicts = {}
+    for run in ("disturbed", "undisturbed"):
+        (finding,) = verify(tmp_path / run)
+        verdicts[run] = finding.verdict
+    assert [v is not None and v.fine and v.compared and v.finished for v in verdicts.values()] == [True, True]
+    assert [v.attempts for v in verdicts.values() if v] == [2, 1]
 
 
 def test_a_second_start_goes_on_from_the_newest_checkpoint_to_the_undisturbed_result(tmp_path: Path) -> None:
@@ -135,15 +147,16 @@ class _BrokenTeaching(Aggregation):
 
 
 @dataclasses.dataclass(frozen=True)
-class _DiesOnce(Supervised):
-    """Kills its process at the `at`-th loss, the first time."""
+class _KillsOnce(Supervised):
+    """Kills the process of `rank` at the `at`-th loss, the first time."""
 
     flag: Path = Path()
     at: int = 0
+    rank: int = 0
 
     def loss(self, student: torch.nn.Module, batch: Batch) -> Losses:
         student.calls = getattr(student, "calls", 0) + 1
-        if student.calls == self.at and not self.flag.exists():
+        if student.calls == self.at and torch.distributed.get_rank() == self.rank and not self.flag.exists():
             self.flag.touch()
-            os._exit(1)
+            os.kill(os.getpid(), signal.SIGKILL)
         return super().loss(student, batch)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,8 +10,12 @@ import pytest
 
 from mtkd_dist.config.presets import PRESETS
 from mtkd_dist.methods import MTKD
-from mtkd_dist.stages.run import Run
+from mtkd_dist.pools.placement import LayoutError, Resources
+from mtkd_dist.stages import half_done
+from mtkd_dist.stages import training as training_module
+from mtkd_dist.stages.run import Run, layout_of
 from mtkd_dist.stages.training import Training, check_results
+from mtkd_dist.train.checkpoints import Checkpoints
 
 
 def run_of(**distil: object) -> Any:
@@ -24,7 +30,14 @@ def training(run: Run, **changes: Any) -> Training:
 
 
 @pytest.mark.parametrize(
-    "change", [{"checkpoint_every": 7}, {"validate_every": 7}, {"channels_last": True}, {"compile": True}]
+    "change",
+    [
+        {"checkpoint_every": 7},
+        {"keep_checkpoints": 7},
+        {"validate_every": 7},
+        {"channels_last": True},
+        {"compile": True},
+    ],
 )
 def test_what_changes_no_weight_but_by_rounding_begins_no_training_anew(change: dict[str, object]) -> None:
     before, after = run_of(), run_of(**change)
@@ -55,3 +68,58 @@ def test_the_best_weights_are_refused_where_no_photograph_could_be_held_out() ->
     run.validation, run.images = None, ["the only one"]
     with pytest.raises(ValueError, match=r"distil\.result: best needs held-out photographs, and none of the 1"):
         check_results(run)
+
+
+@pytest.fixture
+def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
+    """Runs the distil stage with settings, training replaced by nothing; returns what is said on the screen."""
+    monkeypatch.setattr(training_module, "_train", lambda *_: ({}, {}))
+
+    def start(on_change: str = "refuse", **distil: object) -> list[str]:
+        run, said = run_of(**distil), []  # type: ignore[var-annotated]
+        run.config = dataclasses.replace(run.config, on_change=on_change)
+        run.output, run.seconds, run.say = tmp_path, {}, said.append
+        training_module.train_stage(run, training(run), lambda weights: [])
+        return said
+
+    return start
+
+
+def interrupted(output: Path, **distil: object) -> Path:
+    """The checkpoints of a distil stage that went on to step 400."""
+    run = run_of(**distil)
+    checkpoints = half_done.begin(output / "distil", training(run).inputs(run))
+    Checkpoints(checkpoints).write(400, {"step": 400}, 1, lambda: None)
+    return checkpoints
+
+
+def test_a_half_done_stage_is_refused_with_other_settings_and_loses_nothing(
+    stage: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    checkpoints = interrupted(tmp_path, learning_rate=0.1)
+    with pytest.raises(half_done.StageChanged, match=r"distil\.learning_rate: 0\.1 -> 0\.2"):
+        stage(learning_rate=0.2)
+    assert Checkpoints(checkpoints).newest(pytest.fail) == 400
+    assert list((tmp_path / "distil").iterdir()) == [checkpoints]
+    stage(learning_rate=0.1)
+
+
+def test_on_change_restart_begins_the_stage_anew_and_tidies_up_when_it_is_done(
+    stage: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    checkpoints = interrupted(tmp_path, learning_rate=0.1)
+    stage(on_change="restart", learning_rate=0.2)
+    assert not checkpoints.exists()
+
+
+def test_a_finished_stage_runs_again_and_says_what_was_and_what_is(stage: Callable[..., list[str]]) -> None:
+    stage(learning_rate=0.1)
+    assert stage(learning_rate=0.1) == ["distil: done before"]
+    assert stage(learning_rate=0.2) == ["distil: runs again, because of distil.learning_rate: 0.1 -> 0.2"]
+
+
+def test_more_students_at_least_than_there_are_is_refused() -> None:
+    config = PRESETS["demo"]()
+    config = dataclasses.replace(config, cluster=dataclasses.replace(config.cluster, min_students=2))
+    with pytest.raises(LayoutError, match=r"--cluster\.min-students 2: the student pool has 1"):
+        layout_of(config, Resources(cpus=4, gpus=0), config.distil, True)

@@ -50,6 +50,8 @@ class TrainingConfig:
     """Largest norm of the gradient; 0 leaves it as it is."""
     checkpoint_every: int = 5_000
     """Steps between checkpoints."""
+    keep_checkpoints: int = 2
+    """So many of the newest checkpoints are kept, and the one at the best validation."""
     validate_every: int = 5_000
     """Steps between scores on the held-out photographs, made beside the training; 0: never."""
     result: Literal["last", "best"] = "last"
@@ -110,6 +112,8 @@ class ClusterConfig:
     """Teacher workers where there is no GPU; default: half of the cores."""
     student_workers: int | None = None
     """Student workers where there is no GPU; default: 1."""
+    min_students: int | None = None
+    """Student workers with which training goes on while there is no room for all; default: with all of them only."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +150,8 @@ class Config:
     """GPUs of the student pool; default: what the teacher pool leaves."""
     seed: int = 0
     """Seed of the weights and of the plan."""
+    on_change: Literal["refuse", "restart"] = "refuse"
+    """A stage that is half done with other settings or data: stop and show the difference, or begin it anew."""
     images: ImagesConfig = field(default_factory=ImagesConfig)
     teacher_training: TrainingConfig = field(default_factory=TrainingConfig)
     aggregate: TrainingConfig = field(default_factory=TrainingConfig)

@@ -15,7 +15,6 @@ class Board:
         self._first = 0
         self._records: list[dict[str, Any]] = []
         self._links: list[Any] = []
-        self._attempts = 0
 
     def post(self, records: list[dict[str, Any]]) -> None:
         self._records.extend(records)
@@ -36,11 +35,6 @@ class Board:
     def links(self) -> list[Any]:
         """As announced last; empty before that."""
         return self._links
-
-    def new_attempt(self) -> int:
-        """A number for a newly started student group; a larger one fences off all smaller ones."""
-        self._attempts += 1
-        return self._attempts
 
 
 BoardActor = ray.remote(num_cpus=0)(Board)

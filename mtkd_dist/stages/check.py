@@ -146,7 +146,8 @@ def _parse(key: str, value: T, parse: Callable[[T], R]) -> R:
 
 
 def _check_training(name: str, training: TrainingConfig, config: Config) -> None:
-    for field, least in (("steps", 1), ("batch_size", 1), ("patch", 8), ("checkpoint_every", 1)):
+    least_values = {"steps": 1, "batch_size": 1, "patch": 8, "checkpoint_every": 1, "keep_checkpoints": 1}
+    for field, least in least_values.items():
         value = getattr(training, field)
         _require(value >= least, f"{name}.{field}", value, f"at least {least}")
     rate = training.learning_rate
@@ -220,7 +221,7 @@ def _check_gpus(config: Config) -> None:
             config.num_gpus,
             f"at least teacher_gpus + student_gpus = {asked}",
         )
-    for key in ("teacher_workers", "student_workers"):
+    for key in ("teacher_workers", "student_workers", "min_students"):
         value = getattr(config.cluster, key)
         _require(value is None or value >= 1, f"cluster.{key}", value, "at least 1")
     if config.num_gpus:

@@ -8,6 +8,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,6 +59,35 @@ def changed(old: Manifest | None, inputs: Mapping[str, Any], outputs: Mapping[st
         return ["not done yet"]
     keys = [key for key in sorted({*old.inputs, *inputs}) if old.inputs.get(key) != inputs.get(key)]
     return keys + [path for path, digest in old.outputs.items() if outputs.get(path) != digest]
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], names: Mapping[str, str]) -> list[str]:
+    """`key: old value -> new value` for all inputs that differ, nested keys joined by dots.
+
+    `names`: what a user calls an input. Files are told apart by the first digits of their digest.
+    """
+    before, after = (_flat({names.get(key, key): value for key, value in inputs.items()}) for inputs in (old, new))
+    keys = [key for key in dict.fromkeys([*before, *after]) if before.get(key) != after.get(key)]
+    lines = [f"{key}: {_told(before, key)} -> {_told(after, key)}" for key in keys]
+    return [f"{line} (other photographs)" if line.startswith("images:") else line for line in lines]
+
+
+def _flat(value: Any, key: str = "") -> dict[str, Any]:
+    """Nested mappings as one. Lists of [name, values...] are mappings by name, whose order counts."""
+    if isinstance(value, Mapping):
+        return {k: v for name, item in value.items() for k, v in _flat(item, f"{key}.{name}" if key else name).items()}
+    if isinstance(value, list) and len(value) == 2 and isinstance(value[1], Mapping):
+        return {key: value[0], **_flat(value[1], key)}
+    if isinstance(value, list) and value and all(isinstance(item, list) and item for item in value):
+        named = {item[0]: item[1] if item[2:] in ([], [None]) else item[1:] for item in value}
+        return {f"{key} (their order)": list(named), **_flat(named, key)}
+    return {key: value}
+
+
+def _told(values: Mapping[str, Any], key: str) -> str:
+    if values.get(key) is None:
+        return "none"
+    return re.sub(r"\b[0-9a-f]{64}\b", lambda digest: digest[0][:12], str(values[key]))
 
 
 def read(folder: Path) -> Manifest | None:

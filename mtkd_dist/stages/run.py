@@ -56,7 +56,7 @@ class Run:
 
 def layout_of(config: Config, resources: Resources, training: TrainingConfig, needs_teachers: bool) -> Layout:
     """The pools of one stage. Errors: LayoutError."""
-    return plan_layout(
+    layout = plan_layout(
         resources,
         needs_teachers=needs_teachers,
         slots_per_step=training.batch_size // config.link.slot_size,
@@ -66,6 +66,13 @@ def layout_of(config: Config, resources: Resources, training: TrainingConfig, ne
         teacher_workers=config.cluster.teacher_workers,
         student_workers=config.cluster.student_workers,
     )
+    least = config.cluster.min_students
+    if least is not None and least > layout.students.workers:
+        raise LayoutError(
+            f"--cluster.min-students {least}: the student pool has {layout.students.workers}; lower it, or ask for "
+            "more (--student-gpus, --cluster.student-workers)"
+        )
+    return layout
 
 
 def check_layouts(config: Config, resources: Resources) -> None:

@@ -15,21 +15,20 @@ from mtkd_dist.config.tree import TrainingConfig
 from mtkd_dist.methods import Method
 from mtkd_dist.pools.teacher_worker import TeacherFile, TeacherJob
 from mtkd_dist.report.progress import Progress
-from mtkd_dist.stages import manifest
+from mtkd_dist.stages import half_done, manifest
 from mtkd_dist.stages.check import TRAININGS
 from mtkd_dist.stages.manifest import Manifest
 from mtkd_dist.stages.run import Run, layout_of
 from mtkd_dist.tracking.tracker import StageRun
+from mtkd_dist.train.checkpoints import BEST
 from mtkd_dist.train.job import StudentJob
 from mtkd_dist.train.trainer import Update, run_training
 from mtkd_dist.train.validation import ValidationJob
 
-WEIGHTLESS = ("checkpoint_every", "validate_every", "result", "channels_last", "compile")
+WEIGHTLESS = ("checkpoint_every", "keep_checkpoints", "validate_every", "result", "channels_last", "compile")
 """Settings of a training that its weights do not depend on. The last two change what is rounded how and what drop-path
 leaves out, as the number of students does: switching them on half-way is no reason to begin anew. Precision is:
 bfloat16 is another arithmetic."""
-BEST = "best.safetensors"
-"""In the folder of the checkpoints: the weights of the best validation so far, with step and score as metadata."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +70,18 @@ class Training:
             "start": self.start_digest,
         } | (link if self.teachers else {})
 
+    def names(self) -> dict[str, str]:
+        """What of `inputs` the configuration calls otherwise."""
+        settings = self.stage if self.stage in ("aggregate", "distil") else "teacher_training"
+        return {
+            "training": settings,
+            "network": "student" if self.stage == "distil" else "network",
+            "method": "loss",
+            "start": "student_weights",
+            "slot_size": "link.slot_size",
+            "wire": "link.wire",
+        }
+
     def choice(self, run: Run) -> dict[str, Any]:
         """What it depends on which of them the stage hands on; another choice needs no other training."""
         if self.config.result == "last":
@@ -103,10 +114,13 @@ def train_stage(run: Run, training: Training, write: Callable[[dict[str, Tensor]
     if not why:
         run.say(f"{training.stage}: done before")
         return
+    if run.config.on_change == "refuse":
+        half_done.check_unchanged(training.stage, folder, trained_with, old, training.names())
     if old is not None:
-        run.say(f"{training.stage}: runs again, because of {', '.join(why)}")
-    checkpoints = folder / f"checkpoints-{manifest.fingerprint(trained_with)}"
-    checkpoints.mkdir(parents=True, exist_ok=True)
+        files = [path for path in why if path in old.outputs]
+        reasons = manifest.differences(old.inputs, inputs, training.names()) + files
+        run.say(f"{training.stage}: runs again, because of {'; '.join(reasons)}")
+    checkpoints = half_done.begin(folder, trained_with)
     began = time.monotonic()
     weights, summary = _train(run, training, checkpoints)
     relative = [path.relative_to(run.output).as_posix() for path in write(weights)]
@@ -144,6 +158,7 @@ def _train(run: Run, training: Training, checkpoints: Path) -> tuple[dict[str, T
         training=job_config,
         seed=config.seed,
         pool=layout.students,
+        min_workers=config.cluster.min_students,
         start=training.start,
     )
     teacher = None

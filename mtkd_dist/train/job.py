@@ -31,6 +31,8 @@ class StudentJob:
     seed: int
     pool: PoolSize
     """What this rank reserved."""
+    min_workers: int | None = None
+    """Ranks with which training goes on where there is no room for `pool.workers`; None: with all of them only."""
     start: Path | None = None
     """File whose weights `network` starts from; None: random weights."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -54,6 +54,8 @@ def train(
     *,
     seed: int,
     rank: int,
+    world_size: int,
+    consumed: Callable[[int, Sequence[int]], None],
     checkpoint: Callable[[], None],
     validate: Callable[[], None],
     post: Callable[[list[dict[str, Any]]], None],
@@ -62,6 +64,7 @@ def train(
 
     Args:
         network: `state.model`, or its DDP wrapper; only it is in DDP, never a teacher.
+        consumed: called after every optimizer step with its number and the batch's checks.
         checkpoint: called on every rank every `checkpoint_every` steps and at the end.
         validate: the same for `validate_every`, just before; and where training goes on from such a step, because
             whoever stopped it may have stopped that validation too.
@@ -85,15 +88,18 @@ def train(
         seed_step(seed, step, rank)
         losses = method.loss(student, batch)
         state.optimizer.zero_grad(set_to_none=True)
-        # A gradient of 1, or of NaN where the loss is not finite: abs() hides a NaN from the gradient, and it is the
-        # gradient by which the other ranks hear of it.
-        losses.total.backward(1 + 0 * losses.total.detach())
+        # DDP takes the mean over ranks, which is that over samples only where all have equally many.
+        weight = len(batch.lr) * world_size / config.batch_size
+        # The gradient is NaN where the loss is not finite: abs() hides a NaN from the gradient, and it is the gradient
+        # by which the other ranks hear of it.
+        losses.total.backward(weight + 0 * losses.total.detach())
         gradients = [parameter.grad for parameter in state.model.parameters() if parameter.grad is not None]
         gradient_norm = nn.utils.get_total_norm(gradients)
         if config.clip_grad:
             nn.utils.clip_grads_with_norm_(state.model.parameters(), config.clip_grad, gradient_norm)
         learning_rate = state.learning_rate
         state.update(gradient_norm)
+        consumed(step, batch.checks)
         source.done(step)
         readings.append(Reading(step, learning_rate, losses, gradient_norm, batch))
         validates = _due(state.step, config.validate_every, config.steps)

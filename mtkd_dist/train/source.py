@@ -1,7 +1,7 @@
 """Where a student rank gets its batches: from the link, or cut by itself where the method has no teacher half.
 
-Both deliver the same samples: the plan says which slots make up a step, and rank r of W takes the r-th of W equal runs
-of slots, so the global batch does not depend on W.
+Both deliver the same samples: the plan says which slots make up a step, and the ranks share them out in runs, so the
+global batch does not depend on the number of ranks.
 """
 
 from __future__ import annotations
@@ -43,9 +43,15 @@ UNREADABLE = (ObjectLostError, RayActorError, GetTimeoutError)
 
 
 def slots_of_rank(slots_per_step: int, rank: int, world_size: int) -> list[int]:
-    """Rank r of W takes slots [r*k, (r+1)*k), k = slots_per_step / W."""
-    share = slots_per_step // world_size
-    return list(range(rank * share, (rank + 1) * share))
+    """A run of slots for each rank in order; where they do not divide evenly, the first ranks take one more.
+
+    Errors: ValueError where some rank would get none.
+    """
+    if world_size > slots_per_step:
+        raise ValueError(f"{world_size} student ranks cannot share {slots_per_step} slots of a step")
+    share, more = divmod(slots_per_step, world_size)
+    first = rank * share + min(rank, more)
+    return list(range(first, first + share + (rank < more)))
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,8 +11,6 @@ from torch.optim import Adam
 from torch.optim.lr_scheduler import MultiStepLR
 
 from mtkd_dist.config.tree import TrainingConfig
-
-CHECKPOINT_FILE = "state.pt"
 
 
 class TrainState:
@@ -94,12 +91,6 @@ class TrainState:
                     # The fused kernels read both as they lie in memory, and one may come from a run in channels_last.
                     moments[name] = torch.empty_like(parameter).copy_(moment)
         self.scheduler.load_state_dict(state["scheduler"])
-
-    def save(self, folder: Path) -> None:
-        torch.save(self.state_dict(), folder / CHECKPOINT_FILE)
-
-    def load(self, folder: Path, device: torch.device) -> None:
-        self.load_state_dict(torch.load(folder / CHECKPOINT_FILE, map_location=device, weights_only=True))
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import ray
 import torch
 from ray.actor import ActorHandle
-from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from mtkd_dist.config.shares import PoolShares
@@ -26,8 +26,10 @@ from mtkd_dist.pools.board import BoardActor
 from mtkd_dist.pools.cluster import has_real_gpus
 from mtkd_dist.pools.errors import TrainingFailed, root_cause
 from mtkd_dist.pools.placement import Layout, PoolSize
+from mtkd_dist.pools.reservation import reserved
 from mtkd_dist.pools.teacher_pool import TeacherPool, teacher_pool
 from mtkd_dist.pools.teacher_worker import TeacherJob
+from mtkd_dist.train.checkpoints import Checkpoints
 from mtkd_dist.train.job import StudentJob
 from mtkd_dist.train.state import TrainState
 from mtkd_dist.train.validation import ValidationJob
@@ -37,6 +39,8 @@ from mtkd_dist.train.worker import FATAL_SECONDS, student_worker
 T = TypeVar("T")
 
 POLL_SECONDS = 0.5
+RESIZE_SECONDS = 60.0
+"""So often an elastic student pool looks whether there is room for more ranks; each change is a restart."""
 MAX_FAILURES = 3
 """Restarts of the student group, and attempts to start it (60 s each), before a training is given up."""
 
@@ -75,20 +79,28 @@ def run_training(
     with contextlib.ExitStack() as stack:
         pool = None
         if teacher is not None and layout.teachers is not None:
+            if student.min_workers is not None:
+                stack.enter_context(reserved(layout.teachers))
             pool = stack.enter_context(
                 teacher_pool(teacher, layout.teachers, student.training.steps, student.slots_per_step, link, board)
             )
         judge = stack.enter_context(validator(validation, board))
         trainer = TorchTrainer(
             student_worker,
-            train_loop_config={"job": student, "board": board, "linked": pool is not None, "validator": judge},
-            scaling_config=_scaling(layout.students),
+            train_loop_config={
+                "job": student,
+                "folder": folder.resolve(),
+                "board": board,
+                "linked": pool is not None,
+                "validator": judge,
+            },
+            scaling_config=_scaling(layout.students, student.min_workers),
             torch_config=TorchConfig(backend=_backend(layout.students)),
             run_config=RunConfig(
-                name="checkpoints",
+                # Ray Train keeps no checkpoint there, but wants to write to it: with the checkpoints it can.
+                name="ray-train",
                 storage_path=str(folder.resolve()),
                 failure_config=FailureConfig(max_failures=MAX_FAILURES, controller_failure_limit=MAX_FAILURES),
-                checkpoint_config=CheckpointConfig(num_to_keep=2),
             ),
         )
         news = _News(board, pool, layout.students.workers)
@@ -99,7 +111,7 @@ def run_training(
                 pool.heal()
             news.pass_on(on_update)
         try:
-            result = fitting.result()
+            fitting.result()
         except ray.train.TrainingFailedError as error:
             raise TrainingFailed(_first_failure(error)) from error
         if judge is not None:
@@ -108,13 +120,11 @@ def run_training(
             if lost := news.unanswered():
                 steps = ", ".join(map(str, lost))
                 news.say(on_update, f"validations after step {steps} are lost, because the validator died; see the log")
-    if result.checkpoint is None:
-        raise TrainingFailed(f"the training in {folder} ended without a checkpoint; the log has its last words")
     if student.training.result == "best":
         if validation is None or not validation.best.exists():
             raise TrainingFailed(f"result=best, but no validation in {folder} came to a score; the log has the reason")
         return read_state_dict(validation.best)
-    return _result(student, Path(result.checkpoint.path))
+    return _result(student, Checkpoints(folder), functools.partial(news.say, on_update))
 
 
 def _backend(pool: PoolSize) -> str:
@@ -122,10 +132,15 @@ def _backend(pool: PoolSize) -> str:
     return "nccl" if pool.gpus and has_real_gpus() else "gloo"
 
 
-def _scaling(pool: PoolSize) -> ScalingConfig:
+def _scaling(pool: PoolSize, min_workers: int | None) -> ScalingConfig:
     # Ray Train refuses a GPU key without use_gpu.
     resources = {"CPU": pool.cpus, "GPU": pool.gpus} if pool.gpus else {"CPU": pool.cpus}
-    return ScalingConfig(num_workers=pool.workers, use_gpu=pool.gpus > 0, resources_per_worker=resources)
+    return ScalingConfig(
+        num_workers=pool.workers if min_workers is None else (min_workers, pool.workers),
+        use_gpu=pool.gpus > 0,
+        resources_per_worker=resources,
+        elastic_resize_monitor_interval_s=RESIZE_SECONDS,
+    )
 
 
 def _in_background(function: Callable[[], T]) -> Future[T]:
@@ -207,9 +222,16 @@ class Failure:
         return None
 
 
-def _result(student: StudentJob, folder: Path) -> dict[str, torch.Tensor]:
+def _result(student: StudentJob, checkpoints: Checkpoints, say: Callable[[str], None]) -> dict[str, torch.Tensor]:
+    """Errors: TrainingFailed where the last checkpoint is not whole."""
+    step = checkpoints.newest(say)
+    if step != student.training.steps:
+        raise TrainingFailed(
+            f"the training in {checkpoints.folder} ended, but its last checkpoint is not there (newest whole one: "
+            f"{'none' if step is None else f'step {step}'}); the same command goes on from that"
+        )
     state = TrainState(student.build(), student.training)
-    state.load(folder, torch.device("cpu"))
+    state.load_state_dict(checkpoints.load(step, torch.device("cpu")))
     return state.result()
 
 

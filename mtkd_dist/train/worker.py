@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import tempfile
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import ray
 import ray.train
 import ray.train.torch
 import torch
-import torch.distributed
 from torch.nn.parallel import DistributedDataParallel
 
 from mtkd_dist.pools.device import pick_device, use_threads
 from mtkd_dist.pools.errors import root_cause
 from mtkd_dist.pools.link import LinkError
+from mtkd_dist.train.attempt import Attempt
+from mtkd_dist.train.checkpoints import CheckpointError
 from mtkd_dist.train.job import StudentJob
 from mtkd_dist.train.loop import train
 from mtkd_dist.train.nonfinite import NonFiniteLoss
@@ -32,9 +29,8 @@ FATAL_SECONDS = 20.0
 
 
 def student_worker(config: dict[str, Any]) -> None:
-    """`train_loop_per_worker`. `config`: job (StudentJob), linked (whether there is a teacher pool), and the actors
-    board and validator (or None).
-    """
+    """`train_loop_per_worker`. `config`: job (StudentJob), folder (Path of the checkpoints), linked (whether there is a
+    teacher pool), and the actors board and validator (or None)."""
     job: StudentJob = config["job"]
     training = job.training
     context = ray.train.get_context()
@@ -45,30 +41,31 @@ def student_worker(config: dict[str, Any]) -> None:
     if training.channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     state = TrainState(model, training)
-    with _latest_checkpoint() as folder:
-        if folder is not None:
-            state.load(folder, device)
+    board, validator = config["board"], config["validator"]
+    attempt = Attempt(job, config["folder"], rank, world_size, device, lambda note: board.post.remote([{"note": note}]))
+    attempt.load(state)
     if training.compile:
         # In place, so that the keys of the state dict stay.
         state.model.compile()
     # Buffers are constants here (masks, matrices), the same on all ranks; SwinIR's are larger than its gradients.
     network = DistributedDataParallel(state.model, broadcast_buffers=False) if world_size > 1 else state.model
-    board, validator = config["board"], config["validator"]
     validates = rank == 0 and validator is not None
     try:
         train(
             state,
             network,
             job.method,
-            _source(job, board if config["linked"] else None, rank, world_size, device),
+            _source(job, board if config["linked"] else None, attempt, rank, world_size, device),
             training,
             seed=job.seed,
             rank=rank,
-            checkpoint=lambda: _report(state, rank),
+            world_size=world_size,
+            consumed=attempt.consumed,
+            checkpoint=functools.partial(attempt.checkpoint, state),
             validate=lambda: ask(validator, board, state.step, state.result()) if validates else None,
             post=board.post.remote if rank == 0 else _drop,
         )
-    except (NonFiniteLoss, LinkError) as error:
+    except (NonFiniteLoss, LinkError, CheckpointError) as error:
         # Would happen again after each restart by Ray Train: the driver gives up at once.
         knows = not isinstance(error, NonFiniteLoss) or error.names_samples
         ray.get(board.post.remote([{"fatal": f"student rank {rank}: {root_cause(error)}", "knows_why": knows}]))
@@ -76,49 +73,22 @@ def student_worker(config: dict[str, Any]) -> None:
             # The first rank that fails takes the others with it.
             time.sleep(FATAL_SECONDS)
         raise
+    finally:
+        attempt.close()
 
 
-def _source(job: StudentJob, board: Any, rank: int, world_size: int, device: torch.device) -> Source:
+def _source(job: StudentJob, board: Any, attempt: Attempt, rank: int, world_size: int, device: torch.device) -> Source:
     """From the links that the board knows, or cut by the rank itself where there is none to ask."""
     share = Share(job.images, job.plan, job.slot_size, slots_of_rank(job.slots_per_step, rank, world_size))
     if board is None:
         return LocalSource(share, device, job.training.channels_last)
-    attempt = _of_rank_0(ray.get(board.new_attempt.remote()) if rank == 0 else 0, world_size, device)
     find_links = functools.partial(_find_links, board)
-    return LinkSource(find_links, attempt, rank, world_size, share, device, job.training.channels_last)
+    return LinkSource(find_links, attempt.number, rank, world_size, share, device, job.training.channels_last)
 
 
 def _find_links(board: Any) -> list[Any]:
-    return ray.get(board.links.remote())
-
-
-def _of_rank_0(value: int, world_size: int, device: torch.device) -> int:
-    """All ranks of one attempt carry the same number."""
-    if world_size == 1:
-        return value
-    shared = torch.tensor([value], device=device)
-    torch.distributed.broadcast(shared, src=0)
-    return int(shared.item())
-
-
-@contextlib.contextmanager
-def _latest_checkpoint() -> Iterator[Path | None]:
-    checkpoint = ray.train.get_checkpoint()
-    if checkpoint is None:
-        yield None
-    else:
-        with checkpoint.as_directory() as folder:
-            yield Path(folder)
-
-
-def _report(state: TrainState, rank: int) -> None:
-    """A barrier: Ray Train wants every rank to report equally often; rank 0 brings the checkpoint."""
-    with tempfile.TemporaryDirectory() as folder:
-        checkpoint = None
-        if rank == 0:
-            state.save(Path(folder))
-            checkpoint = ray.train.Checkpoint.from_directory(folder)
-        ray.train.report({"step": state.step}, checkpoint=checkpoint)
+    links: list[Any] = ray.get(board.links.remote())
+    return links
 
 
 def _drop(records: list[dict[str, Any]]) -> None:

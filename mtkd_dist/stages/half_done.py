@@ -1,0 +1,68 @@
+"""An interrupted training belongs to the settings and data that it began with: with others it does not go on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mtkd_dist.stages import manifest
+from mtkd_dist.stages.manifest import Manifest, differences, write_json
+from mtkd_dist.train.checkpoints import Checkpoints
+
+INPUTS = "inputs.json"
+"""In the folder of the checkpoints: all that their weights depend on."""
+
+
+class StageChanged(ValueError):
+    """A stage is half done with other inputs than those of now; the message shows both, and what mends it."""
+
+
+def folder_for(folder: Path, inputs: Mapping[str, Any]) -> Path:
+    """Where the checkpoints of a stage in `folder` lie that is trained with `inputs`."""
+    return folder / f"checkpoints-{manifest.fingerprint(inputs)}"
+
+
+def begin(folder: Path, inputs: Mapping[str, Any]) -> Path:
+    """Make the folder of the checkpoints and write down what they depend on; returns it."""
+    checkpoints = folder_for(folder, inputs)
+    checkpoints.mkdir(parents=True, exist_ok=True)
+    write_json(checkpoints / INPUTS, dict(inputs))
+    return checkpoints
+
+
+def check_unchanged(
+    stage: str, folder: Path, inputs: Mapping[str, Any], finished: Manifest | None, names: Mapping[str, str]
+) -> None:
+    """Errors: StageChanged where checkpoints of other inputs wait in `folder`, and none of these.
+
+    Those that a finished training left behind do not count: its result is there, and nothing would be lost. `names` are
+    what a user calls the inputs.
+    """
+    if Checkpoints(folder_for(folder, inputs)).steps():
+        return
+    for other in sorted(folder.glob("checkpoints-*")):
+        steps = Checkpoints(other).steps()
+        before = _inputs(other)
+        if not steps or (finished is not None and before is not None and _within(before, finished.inputs)):
+            continue
+        lines = [f"{other / INPUTS} cannot be read"] if before is None else differences(before, inputs, names)
+        raise StageChanged(
+            f"{stage} is half done (step {steps[-1]}), and not with what this command says:\n"
+            + "".join(f"  {line}\n" for line in lines)
+            + "Give what was there before to go on from there, another --output to keep both, or --on-change restart "
+            "to begin this stage anew."
+        )
+
+
+def _within(part: Mapping[str, Any], whole: Mapping[str, Any]) -> bool:
+    return all(key in whole and whole[key] == value for key, value in part.items())
+
+
+def _inputs(checkpoints: Path) -> dict[str, Any] | None:
+    try:
+        inputs = json.loads((checkpoints / INPUTS).read_text())
+    except (OSError, ValueError):
+        return None
+    return inputs if isinstance(inputs, dict) else None
