@@ -271,7 +271,7 @@ def run(folder: Path, minutes: float, seed: int, without: list[str]) -> Outcome:
     if peaceful.process.wait() != 0:
         raise RuntimeError(f"the undisturbed launch failed; see {peaceful.output / 'launch.log'}")
     print(f"undisturbed: {time.monotonic() - began:.0f} s", flush=True)
-    until = began + 60 * minutes
+    until = time.monotonic() + 60 * minutes
     while time.monotonic() < until:
         launch = Launch(config, folder / f"run-{len(outcome.verdicts)}", address)
         disturb(launch, faults, random_, until, outcome)

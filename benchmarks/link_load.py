@@ -1,0 +1,153 @@
+"""Loads for the link: teachers and students that only wait, for as long as they are told.
+
+A few processes stand for many: what is measured is the link, and not how many processes a machine can bear.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import ray
+
+from mtkd_dist.config.tree import LinkConfig
+from mtkd_dist.pools.link import Link
+from mtkd_dist.pools.link_state import LinkState
+from mtkd_dist.pools.patience import Patience
+from mtkd_dist.pools.shards import slots_of_shard
+from mtkd_dist.pools.wire import Answer, Meta
+
+PLAN = "the same plan for all"
+
+
+def an_answer(image_bytes: int, seconds: float) -> tuple[Meta, Answer]:
+    """One sample whose LR, HR and signal together have `image_bytes`."""
+    side = np.zeros((1, 3, 1, max(1, image_bytes // 9)), np.uint8)
+    return Meta(bytes=3 * side.nbytes, busy_seconds=seconds), Answer(lr=side, hr=side, signals={"signal": side})
+
+
+@ray.remote(num_cpus=0)
+class WaitingTeacher:
+    """A worker in a process of its own, as the real ones are."""
+
+    def __init__(self, seconds: float, image_bytes: int) -> None:
+        self._seconds, self._bytes = seconds, image_bytes
+
+    def ping(self) -> str:
+        return PLAN
+
+    def answer(self, step: int, slot: int) -> tuple[Meta, Answer]:
+        time.sleep(self._seconds)
+        return an_answer(self._bytes, self._seconds)
+
+
+@ray.remote(num_cpus=0, max_concurrency=1000)
+class ManyTeachers:
+    """Many workers in one process; each does one thing at a time."""
+
+    def __init__(self, seconds: float, image_bytes: int) -> None:
+        self._seconds, self._answer = seconds, an_answer(image_bytes, seconds)
+        self._turns: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    async def ping(self) -> str:
+        return PLAN
+
+    async def answer(self, step: int, slot: int, worker: str) -> tuple[Meta, Answer]:
+        async with self._turns[worker]:
+            await asyncio.sleep(self._seconds)
+        return self._answer
+
+
+@ray.remote(num_cpus=0, max_concurrency=1000)
+class MeasuredLink(Link):
+    async def cpu_seconds(self) -> float:
+        """Of all threads of its process; unlike a rate, it does not depend on who else uses the machine."""
+        return time.process_time()
+
+
+@dataclass(frozen=True)
+class OneOfMany:
+    """What the link takes for the handle of a worker."""
+
+    process: Any
+    worker: str
+    returns: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def ping(self) -> Any:
+        return self.process.ping
+
+    @property
+    def answer(self) -> OneOfMany:
+        return self
+
+    def options(self, **returns: int) -> OneOfMany:
+        return OneOfMany(self.process, self.worker, returns)
+
+    def remote(self, step: int, slot: int) -> Any:
+        return self.process.answer.options(**self.returns).remote(step, slot, self.worker)
+
+
+@ray.remote(num_cpus=0, max_concurrency=1000)
+class ManyStudents:
+    """Many ranks in one process; each takes its one slot of every step, two steps ahead, and waits `seconds`."""
+
+    async def run(
+        self, links: list[Any], ranks: list[tuple[int, int]], world_size: int, steps: range, seconds: float
+    ) -> None:
+        """`ranks`: (rank, number of the link that has its slot)."""
+        await asyncio.gather(*(self._rank(links[of], rank, world_size, steps, seconds) for rank, of in ranks))
+
+    async def _rank(self, link: Any, rank: int, world_size: int, steps: range, seconds: float) -> None:
+        ahead = {step: self._take(link, rank, step) for step in steps[:2]}
+        for step in steps:
+            await ahead.pop(step)
+            if step + 2 in steps:
+                ahead[step + 2] = self._take(link, rank, step + 2)
+            if seconds:
+                await asyncio.sleep(seconds)
+            link.acknowledge.remote(1, rank, step)
+
+    def _take(self, link: Any, rank: int, step: int) -> asyncio.Task[None]:
+        async def taken() -> None:
+            refs = await link.take.remote(1, step, [rank])
+            await refs[0]
+
+        return asyncio.get_running_loop().create_task(taken())
+
+
+@contextmanager
+def links_of(
+    workers: dict[str, Any], steps: int, slots_per_step: int, config: LinkConfig | None = None
+) -> Iterator[list[Any]]:
+    """Running links; `config.shards` of them share slots and workers."""
+    config = config or LinkConfig()
+    links = []
+    for shard in range(config.shards):
+        state = LinkState(
+            plan=PLAN,
+            steps=steps,
+            slots=slots_of_shard(slots_per_step, shard, config.shards),
+            window_steps=config.window_steps,
+            max_bytes=config.max_bytes // config.shards,
+            patience=Patience(config.hang_seconds),
+        )
+        own = dict(list(workers.items())[shard :: config.shards])
+        links.append(MeasuredLink.remote(state, own, config, _no_words, _no_words))
+    running = [link.run.remote() for link in links]
+    try:
+        yield links
+    finally:
+        del running
+        for link in links:
+            ray.kill(link)
+
+
+def _no_words(*args: object) -> str:
+    return ""
