@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import ray
@@ -16,6 +16,7 @@ from mtkd_dist.config.tree import LinkConfig
 from mtkd_dist.pools.errors import TrainingFailed, root_cause
 from mtkd_dist.pools.link import LinkActor
 from mtkd_dist.pools.link_state import LinkState
+from mtkd_dist.pools.nodes import SchedulingStrategy
 from mtkd_dist.pools.placement import PoolSize
 from mtkd_dist.pools.teacher_worker import TeacherJob, TeacherWorker
 
@@ -35,16 +36,25 @@ class TeacherPool:
 
 @contextlib.contextmanager
 def teacher_pool(
-    job: TeacherJob, pool: PoolSize, steps: int, slots_per_step: int, config: LinkConfig
+    job: TeacherJob,
+    pool: PoolSize,
+    steps: int,
+    slots_per_step: int,
+    config: LinkConfig,
+    strategies: Sequence[SchedulingStrategy] | None = None,
 ) -> Iterator[TeacherPool]:
     """Teacher workers and their link, for as long as the block lasts. The teachers work once a student attaches.
 
+    `strategies`: of Ray, one a worker; None: Ray decides where they run.
     Errors: TrainingFailed when a worker cannot load its networks, or when the cluster has no room for it.
     """
     actor = ray.remote(TeacherWorker).options(
         num_cpus=pool.cpus, num_gpus=pool.gpus, max_restarts=-1, max_task_retries=0
     )
-    workers = {f"teacher-{i}": actor.remote(job) for i in range(pool.workers)}
+    workers = {
+        f"teacher-{i}": actor.options(scheduling_strategy=strategy).remote(job)
+        for i, strategy in enumerate(strategies or ["DEFAULT"] * pool.workers)
+    }
     handles: list[ActorHandle] = list(workers.values())
     try:
         _wait_until_started(list(workers.values()), pool)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -49,6 +49,20 @@ class Share:
         """The same in words, photograph and place."""
         store = open_images(self.images, self.plan)
         return [describe(store, sample) for sample in self.samples(step)]
+
+
+def batch_of(answers: Sequence[Answer], device: torch.device, channels_last: bool) -> Batch:
+    """The answers of a rank's slots, in order, as its batch."""
+
+    def joined(arrays: list[Any]) -> Tensor:
+        return unpack(arrays, device, channels_last)
+
+    return Batch(
+        lr=joined([a["lr"] for a in answers]),
+        hr=joined([a["hr"] for a in answers]),
+        signals={name: joined([a["signals"][name] for a in answers]) for name in answers[0]["signals"]},
+        checks=tuple(check for a in answers for check in checks_of(a["lr"])),
+    )
 
 
 class Source(Protocol):
@@ -95,17 +109,7 @@ class LinkSource:
         self._channels_last = channels_last
 
     def fetch(self, step: int) -> Batch:
-        answers = self._take(step)
-
-        def joined(arrays: list[Any]) -> Tensor:
-            return unpack(arrays, self._device, self._channels_last)
-
-        return Batch(
-            lr=joined([a["lr"] for a in answers]),
-            hr=joined([a["hr"] for a in answers]),
-            signals={name: joined([a["signals"][name] for a in answers]) for name in answers[0]["signals"]},
-            checks=tuple(check for a in answers for check in checks_of(a["lr"])),
-        )
+        return batch_of(self._take(step), self._device, self._channels_last)
 
     def _take(self, step: int) -> list[Answer]:
         while True:

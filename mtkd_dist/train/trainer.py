@@ -24,6 +24,7 @@ from mtkd_dist.config.tree import LinkConfig
 from mtkd_dist.models import read_state_dict
 from mtkd_dist.pools.board import BoardActor
 from mtkd_dist.pools.errors import TrainingFailed, root_cause
+from mtkd_dist.pools.nodes import teacher_strategies
 from mtkd_dist.pools.placement import Layout, PoolSize
 from mtkd_dist.pools.teacher_pool import teacher_pool
 from mtkd_dist.pools.teacher_worker import TeacherJob
@@ -74,7 +75,14 @@ def run_training(
     with contextlib.ExitStack() as stack:
         link_handle = None
         if teacher is not None and layout.teachers is not None:
-            pool = teacher_pool(teacher, layout.teachers, student.training.steps, student.slots_per_step, link)
+            pool = teacher_pool(
+                teacher,
+                layout.teachers,
+                student.training.steps,
+                student.slots_per_step,
+                link,
+                teacher_strategies(layout),
+            )
             link_handle = stack.enter_context(pool).link
         judge = stack.enter_context(validator(validation, board))
         trainer = TorchTrainer(
