@@ -48,11 +48,10 @@ def teacher_pool(
     `strategies`: of Ray, one a worker; None: Ray decides where they run.
     Errors: TrainingFailed when a worker cannot load its networks, or when the cluster has no room for it.
     """
-    actor = ray.remote(TeacherWorker).options(
-        num_cpus=pool.cpus, num_gpus=pool.gpus, max_restarts=-1, max_task_retries=0
-    )
+    actor = ray.remote(TeacherWorker)
+    options = {"num_cpus": pool.cpus, "num_gpus": pool.gpus, "max_restarts": -1, "max_task_retries": 0}
     workers = {
-        f"teacher-{i}": actor.options(scheduling_strategy=strategy).remote(job)
+        f"teacher-{i}": actor.options(scheduling_strategy=strategy, **options).remote(job)
         for i, strategy in enumerate(strategies or ["DEFAULT"] * pool.workers)
     }
     handles: list[ActorHandle] = list(workers.values())

@@ -42,9 +42,10 @@ def run_probe(teacher: TeacherJob, student: StudentJob, most_threads: int) -> Co
     Errors: TrainingFailed with the first cause, such as a batch that does not fit into memory.
     """
     pool = teacher.pool
-    actor = ray.remote(Probe).options(num_cpus=pool.cpus, num_gpus=pool.gpus).remote(teacher, student, most_threads)
+    actor = ray.remote(Probe).options(num_cpus=pool.cpus, num_gpus=pool.gpus)
+    probe = actor.remote(teacher, student, most_threads, BUDGET_SECONDS)
     try:
-        return cast(Costs, ray.get(actor.measure.remote(), timeout=PLACEMENT_SECONDS))
+        return cast(Costs, ray.get(probe.measure.remote(), timeout=PLACEMENT_SECONDS))
     except GetTimeoutError:
         free = ray.available_resources()
         raise TrainingFailed(
@@ -55,7 +56,7 @@ def run_probe(teacher: TeacherJob, student: StudentJob, most_threads: int) -> Co
     except (RayTaskError, RayActorError) as error:
         raise TrainingFailed(f"the probe of the split failed: {root_cause(error)}") from error
     finally:
-        ray.kill(actor)
+        ray.kill(probe)
 
 
 class Probe:
@@ -69,7 +70,7 @@ class Probe:
         teacher: TeacherJob,
         student: StudentJob,
         most_threads: int,
-        budget_seconds: float = BUDGET_SECONDS,
+        budget_seconds: float,
         put: Callable[[Answer], Any] = ray.put,
         get: Callable[[list[Any]], list[Answer]] = ray.get,
     ) -> None:

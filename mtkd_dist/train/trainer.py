@@ -23,6 +23,7 @@ from mtkd_dist.config.shares import PoolShares
 from mtkd_dist.config.tree import LinkConfig
 from mtkd_dist.models import read_state_dict
 from mtkd_dist.pools.board import BoardActor
+from mtkd_dist.pools.cluster import spilled_bytes
 from mtkd_dist.pools.errors import TrainingFailed, root_cause
 from mtkd_dist.pools.nodes import teacher_strategies
 from mtkd_dist.pools.placement import Layout, PoolSize
@@ -37,6 +38,8 @@ from mtkd_dist.train.worker import FATAL_SECONDS, student_worker
 T = TypeVar("T")
 
 POLL_SECONDS = 0.5
+SPILLED_SECONDS = 10.0
+"""Ray is asked this often what it has spilled: every node has to answer."""
 MAX_FAILURES = 3
 """Restarts of the student group, and attempts to start it (60 s each), before a training is given up."""
 
@@ -50,10 +53,14 @@ class Update:
     teachers: PoolShares | None
     """None where there is no teacher pool."""
     link: dict[str, Any]
+    """What the link says of itself, and "bytes_spilled" by Ray since this training began."""
     validations: list[dict[str, Any]]
     """One for each validation; see `mtkd_dist.train.validation.Validation.run`."""
     notes: list[str]
     """Sentences for the screen."""
+    students: PoolShares | None = None
+    """Of the rank that waited longest so far: the others wait for it too, in the sum of the gradients, where it looks
+    like work. None before the first."""
 
 
 def run_training(
@@ -158,6 +165,8 @@ class _News:
         self._asked: set[int] = set()
         self._answered: set[int] = set()
         self._failure = Failure(ranks)
+        self._shares: dict[int, PoolShares] = {}
+        self._spilled = _Spilled()
 
     def pass_on(self, on_update: Callable[[Update], None]) -> None:
         """Errors: TrainingFailed, when a student met what a restart cannot mend."""
@@ -167,6 +176,14 @@ class _News:
         except (ray.exceptions.RayError, TimeoutError):
             return  # the run's own error is the one to show, and what was not read is read the next time
         self._read += len(records)
+        if stats and (spilled := self._spilled.bytes()) is not None:
+            stats["bytes_spilled"] = spilled
+        for record in records:
+            if "students" in record:
+                self._shares[record.get("rank", 0)] = record["students"]
+            if "of" in record:
+                # An elastic group may have become smaller.
+                self._shares = {rank: shares for rank, shares in self._shares.items() if rank < record["of"]}
         self._asked |= {record["asked"] for record in records if "asked" in record}
         self._answered |= {record["answered"] for record in records if "answered" in record}
         update = Update(
@@ -175,6 +192,7 @@ class _News:
             stats,
             [record["validation"] for record in records if "validation" in record],
             [record["note"] for record in records if "note" in record],
+            max(self._shares.values(), key=lambda shares: shares.starved, default=None),
         )
         if update.records or update.validations or update.notes:
             on_update(update)
@@ -187,6 +205,23 @@ class _News:
     def unanswered(self) -> list[int]:
         """Steps whose validation was asked for and is not on the board."""
         return sorted(self._asked - self._answered)
+
+
+class _Spilled:
+    """What Ray has spilled since this was made; asked for every few seconds, told in between."""
+
+    def __init__(self) -> None:
+        self._before = spilled_bytes()
+        self._now = self._before
+        self._next_at = time.monotonic() + SPILLED_SECONDS
+
+    def bytes(self) -> int | None:
+        if self._before is None:
+            return None
+        if time.monotonic() >= self._next_at:
+            self._now = spilled_bytes()
+            self._next_at = time.monotonic() + SPILLED_SECONDS
+        return None if self._now is None else self._now - self._before
 
 
 class Failure:
