@@ -152,16 +152,23 @@ def _more(ran: Ran, costs: Costs, limit: str) -> list[Advice]:
     now = ran.split
     found = []
     if limit == "teachers":
-        more = replace(now, teachers=now.teachers + 1)
+        more = _with_cores(ran, replace(now, teachers=now.teachers + 1))
         found.append(_added(ran, costs, more, f"one more teacher worker ({more.teachers} instead of {now.teachers})"))
     if limit == "students":
         numbers = [n for n in ran.step.students(ran.step.slots) if n > now.students]
         if numbers:
-            more = replace(now, students=numbers[0])
+            more = _with_cores(ran, replace(now, students=numbers[0]))
             count = numbers[0] - now.students
             which = f"{count} more student worker{'s' if count > 1 else ''} ({more.students} instead of {now.students})"
             found.append(_added(ran, costs, more, which))
     return found
+
+
+def _with_cores(ran: Ran, split: Split) -> Split:
+    """CPU students have the cores that the teachers leave, or else as many as they had."""
+    if ran.devices.kind == "GPU":
+        return split
+    return replace(split, threads=(ran.devices.count - split.teachers) // split.students or split.threads)
 
 
 def _added(ran: Ran, costs: Costs, split: Split, which: str) -> Advice:
@@ -184,9 +191,8 @@ def _cached_advice(ran: Ran, costs: Costs, cached: Cached) -> Advice:
     there = cached_forecast(costs, ran.devices, ran.step, cached.lr_pixels)
     live = cached.images / forecast(costs, ran.split, ran.step).images_per_second
     gain = live / there.stage_seconds(cached.images) - 1
-    text = (
-        f"--teacher-outputs cached would give about {gain:+.0%}, {duration(there.before_seconds)} of rendering included"
-    )
+    rendering = duration(there.before_seconds)
+    text = f"--teacher-outputs cached would give about {gain:+.0%}, with {rendering} of rendering in it"
     return Advice(text, gain, there.split)
 
 
