@@ -74,6 +74,14 @@ class Devices:
 
     count: int
     kind: Literal["GPU", "CPU"]
+    nodes: int = 1
+    """Machines that they are in, equally many in each."""
+
+    def threads(self, teachers: int, students: int) -> int:
+        """CPU cores of a student: those that the teachers leave, as far as one machine has them."""
+        if self.kind == "GPU":
+            return 1
+        return min((self.count - teachers) // students, self.count // self.nodes)
 
 
 @dataclass(frozen=True)
@@ -104,7 +112,7 @@ def possible_splits(
         least = 1 if devices.kind == "CPU" else devices.count - s
         for t in range(max(1, least), devices.count - s + 1) if teachers is None else [teachers]:
             if t + s <= devices.count:
-                found.append(Split(t, s, (devices.count - t) // s if devices.kind == "CPU" else 1))
+                found.append(Split(t, s, devices.threads(t, s)))
     return found
 
 
@@ -135,7 +143,7 @@ def cached_forecast(costs: Costs, devices: Devices, step: Step, lr_pixels: int) 
     """
     found = []
     for students in step.students(devices.count):
-        threads = devices.count // students if devices.kind == "CPU" else 1
+        threads = devices.threads(0, students)
         share = step.batch_size / students
         rates: dict[Limit, float] = {
             "students": step.batch_size / (costs.step_seconds(share, threads) + share * costs.aggregator / threads),

@@ -166,9 +166,7 @@ def _more(ran: Ran, costs: Costs, limit: str) -> list[Advice]:
 
 def _with_cores(ran: Ran, split: Split) -> Split:
     """CPU students have the cores that the teachers leave, or else as many as they had."""
-    if ran.devices.kind == "GPU":
-        return split
-    return replace(split, threads=(ran.devices.count - split.teachers) // split.students or split.threads)
+    return replace(split, threads=max(0, ran.devices.threads(split.teachers, split.students)) or split.threads)
 
 
 def _added(ran: Ran, costs: Costs, split: Split, which: str) -> Advice:

@@ -109,7 +109,7 @@ def plan_stage(run: Run, stage: str, training: TrainingConfig, jobs: Jobs, remea
 
 def devices_of(run: Run) -> Devices:
     gpus = run.resources.gpus if run.config.num_gpus is None else run.config.num_gpus
-    return Devices(gpus, "GPU") if gpus else Devices(run.resources.cpus, "CPU")
+    return Devices(gpus, "GPU") if gpus else Devices(run.resources.cpus, "CPU", run.resources.nodes)
 
 
 def step_of(config: Config, training: TrainingConfig) -> Step:
@@ -156,7 +156,7 @@ def _depends_on(run: Run, stage: str, training: TrainingConfig) -> dict[str, Any
         "compile": training.compile,
         "slot_size": config.link.slot_size,
         "wire": config.link.wire,
-        "device": "GPU" if devices.kind == "GPU" else f"{devices.count} CPUs",
+        "device": "GPU" if devices.kind == "GPU" else f"{devices.count} CPUs of {devices.nodes} node(s)",
     }
 
 
