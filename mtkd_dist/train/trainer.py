@@ -165,7 +165,7 @@ class _News:
         self._asked: set[int] = set()
         self._answered: set[int] = set()
         self._failure = Failure(ranks)
-        self._shares: dict[int, PoolShares] = {}
+        self._students = StudentShares()
         self._spilled = _Spilled()
 
     def pass_on(self, on_update: Callable[[Update], None]) -> None:
@@ -178,12 +178,7 @@ class _News:
         self._read += len(records)
         if stats and (spilled := self._spilled.bytes()) is not None:
             stats["bytes_spilled"] = spilled
-        for record in records:
-            if "students" in record:
-                self._shares[record.get("rank", 0)] = record["students"]
-            if "of" in record:
-                # An elastic group may have become smaller.
-                self._shares = {rank: shares for rank, shares in self._shares.items() if rank < record["of"]}
+        self._students.add(records)
         self._asked |= {record["asked"] for record in records if "asked" in record}
         self._answered |= {record["answered"] for record in records if "answered" in record}
         update = Update(
@@ -192,7 +187,7 @@ class _News:
             stats,
             [record["validation"] for record in records if "validation" in record],
             [record["note"] for record in records if "note" in record],
-            max(self._shares.values(), key=lambda shares: shares.starved, default=None),
+            self._students.longest_wait(),
         )
         if update.records or update.validations or update.notes:
             on_update(update)
@@ -205,6 +200,26 @@ class _News:
     def unanswered(self) -> list[int]:
         """Steps whose validation was asked for and is not on the board."""
         return sorted(self._asked - self._answered)
+
+
+class StudentShares:
+    """Where the time of all ranks went, from what they post."""
+
+    def __init__(self) -> None:
+        self._of_rank: dict[int, PoolShares] = {}
+
+    def add(self, records: list[dict[str, Any]]) -> None:
+        """Records with "students" (PoolShares so far), of rank 0, or of "rank" where it is one of "of"."""
+        for record in records:
+            if "students" in record:
+                self._of_rank[record.get("rank", 0)] = record["students"]
+            if "of" in record:
+                # An elastic group may have become smaller.
+                self._of_rank = {rank: shares for rank, shares in self._of_rank.items() if rank < record["of"]}
+
+    def longest_wait(self) -> PoolShares | None:
+        """Of the rank that waited longest: the others wait for it in the sum of the gradients, and call that work."""
+        return max(self._of_rank.values(), key=lambda shares: shares.starved, default=None)
 
 
 class _Spilled:
