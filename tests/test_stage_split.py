@@ -98,7 +98,7 @@ def test_what_would_take_another_time_is_measured_anew(launch: Launch, change: d
 def test_plan_only_measures_anew(launch: Launch) -> None:
     launch.choose(gpus=8)
     launch.costs = dataclasses.replace(COSTS, teacher=1.0)
-    assert plan_stage(launch.run(8), "distil", TRAINING, jobs, remeasure=True).chosen.split.students == 4
+    assert plan_stage(launch.run(8), "distil", TRAINING, jobs).chosen.split.students == 4
     assert workers(launch.choose(gpus=8)) == (4, 4)
 
 
@@ -126,6 +126,14 @@ def test_where_there_is_no_choice_nothing_is_measured(
     assert workers(launch.choose(gpus, cpus, **flags)) == expected
     assert launch.measured == 0
     assert not (launch.folder / "plan.json").exists()
+
+
+def test_figures_of_an_earlier_plan_are_known_where_there_is_no_choice(launch: Launch) -> None:
+    plan_stage(launch.run(2), "distil", TRAINING, jobs)
+    layout, plan = choose_layout(launch.run(2), "distil", TRAINING, jobs)
+    assert plan is not None
+    assert (workers(layout), plan.costs, launch.measured) == ((1, 1), COSTS, 1)
+    assert choose_layout(launch.run(2), "aggregate", TRAINING, jobs)[1] is None
 
 
 def test_cpu_cores_are_split_between_single_teachers_and_students_with_threads(launch: Launch) -> None:

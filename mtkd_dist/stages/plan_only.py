@@ -43,7 +43,7 @@ def show_plan(run: Run) -> None:
 
 def _show(run: Run, training: Training) -> None:
     jobs = functools.partial(jobs_of, run, training)
-    plan = plan_stage(run, training.stage, training.config, jobs, remeasure=True)
+    plan = plan_stage(run, training.stage, training.config, jobs)
     title = f"{training.stage}: {training.config.steps} steps of {plan.step.batch_size} images"
     run.console.print(
         split_table(title, plan.devices.kind, plan.costs, plan.forecasts, plan.chosen, plan.cached, plan.images)

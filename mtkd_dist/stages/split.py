@@ -50,49 +50,56 @@ class StagePlan:
     """Of all training photographs."""
     images: int
     """That the stage trains on in all."""
-    measured: bool
-    """Just now, not in an earlier run."""
 
 
 def choose_layout(run: Run, stage: str, training: TrainingConfig, jobs: Jobs) -> tuple[Layout, StagePlan | None]:
-    """The pools of a stage with a teacher half; a plan where there was a choice.
+    """The pools of a stage with a teacher half, and the plan: None where there is no choice and no figures either.
 
     The same command chooses the same split again, however the measurements would turn out now. Errors: LayoutError,
     TrainingFailed.
     """
     given = layout_of(run.config, run.resources, training, True)
-    if len(splits_of(run, training)) < 2:
-        return given, None
-    plan = plan_stage(run, stage, training, jobs)
+    splits = splits_of(run, training)
+    if len(splits) < 2:
+        costs = _known_costs(run, stage, training)
+        return given, None if costs is None or not splits else _predict(run, training, costs)
+    before = _known_costs(run, stage, training)
+    plan = plan_stage(run, stage, training, jobs) if before is None else _predict(run, training, before)
     split = plan.chosen.split
-    how = "measured" if plan.measured else "as measured before"
     run.say(
-        f"{stage}: {split.teachers} teacher and {split.students} student workers are the fastest of "
-        f"{len(plan.forecasts)} splits ({how}): {plan.chosen.images_per_second:.1f} img/s predicted, the limit is "
-        f"{plan.chosen.limit}"
+        f"{stage}: {split.teachers} teacher and {split.students} student workers are the fastest of {len(splits)} "
+        f"splits ({'measured' if before is None else 'as measured before'}): {plan.chosen.images_per_second:.1f} img/s "
+        f"predicted, the limit is {plan.chosen.limit}"
     )
     return _layout(run, training, split), plan
 
 
-def plan_stage(run: Run, stage: str, training: TrainingConfig, jobs: Jobs, remeasure: bool = False) -> StagePlan:
-    """Measure, unless `plan.json` has the figures of the same networks and settings; predict, choose, record."""
-    devices, step, splits = devices_of(run), step_of(run.config, training), splits_of(run, training)
-    depends_on = _depends_on(run, stage, training)
-    recorded = _read(run.output / FILE)
-    before = recorded.get(stage, {})
-    whole = before.get("costs", {}).keys() == {field.name for field in dataclasses.fields(Costs)}
-    measured = remeasure or not whole or before.get("for") != depends_on
-    if measured:
-        # Any split will do: a worker is the same in all of them.
-        student, teacher = jobs(_layout(run, training, splits[0]))
-        assert teacher is not None
-        run.say(f"{stage}: measuring teachers and student")
-        costs = run_probe(teacher, student, max(split.threads for split in splits))
-    else:
-        costs = Costs(**before["costs"])
+def plan_stage(run: Run, stage: str, training: TrainingConfig, jobs: Jobs) -> StagePlan:
+    """Measure, predict, choose, and write it down."""
+    splits = splits_of(run, training)
+    # Any split will do: a worker is the same in all of them.
+    student, teacher = jobs(_layout(run, training, splits[0]))
+    assert teacher is not None
+    run.say(f"{stage}: measuring teachers and student")
+    plan = _predict(run, training, run_probe(teacher, student, max(split.threads for split in splits)))
+    entry = {"for": _depends_on(run, training)} | _record(plan)
+    write_json(run.output / FILE, _read(run.output / FILE) | {stage: entry})
+    return plan
+
+
+def _known_costs(run: Run, stage: str, training: TrainingConfig) -> Costs | None:
+    """What was measured before, of the same networks and settings."""
+    entry = _read(run.output / FILE).get(stage, {})
+    costs = entry.get("costs", {})
+    whole = costs.keys() == {field.name for field in dataclasses.fields(Costs)}
+    return Costs(**costs) if whole and entry.get("for") == _depends_on(run, training) else None
+
+
+def _predict(run: Run, training: TrainingConfig, costs: Costs) -> StagePlan:
+    devices, step = devices_of(run), step_of(run.config, training)
     lr_pixels = sum(height * width for height, width in run.images.lr_sizes)
-    forecasts = tuple(forecast(costs, split, step) for split in splits)
-    plan = StagePlan(
+    forecasts = tuple(forecast(costs, split, step) for split in splits_of(run, training))
+    return StagePlan(
         devices,
         step,
         costs,
@@ -101,10 +108,7 @@ def plan_stage(run: Run, stage: str, training: TrainingConfig, jobs: Jobs, remea
         cached_forecast(costs, devices, step, lr_pixels),
         lr_pixels,
         training.steps * training.batch_size,
-        measured,
     )
-    write_json(run.output / FILE, recorded | {stage: {"for": depends_on} | _record(plan)})
-    return plan
 
 
 def devices_of(run: Run) -> Devices:
@@ -141,7 +145,7 @@ def _layout(run: Run, training: TrainingConfig, split: Split) -> Layout:
     return layout_of(config, run.resources, training, True)
 
 
-def _depends_on(run: Run, stage: str, training: TrainingConfig) -> dict[str, Any]:
+def _depends_on(run: Run, training: TrainingConfig) -> dict[str, Any]:
     """All that seconds depend on: networks by name, sizes, arithmetic, the kind of device. Never weights."""
     config, devices = run.config, devices_of(run)
     return {
