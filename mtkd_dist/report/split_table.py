@@ -34,7 +34,7 @@ def split_table(
         mark, style = ("◄ chosen", "bold") if forecast == chosen else ("", "")
         table.add_row("live", *_cells(forecast, kind, images), mark, style=style)
     table.add_section()
-    render = f"after {duration(cached.before_seconds)} of rendering"
+    render = f"of it {duration(cached.before_seconds)} to render"
     table.add_row("cached", *_cells(cached, kind, images), render)
     left_out = len(forecasts) - len(shown)
     note = [Text(f"  and {left_out} slower splits")] if left_out else []
@@ -45,7 +45,7 @@ def _cells(forecast: Forecast, kind: str, images: int) -> list[str]:
     split = forecast.split
     each = f" x {split.threads} cores" if kind == "CPU" and split.threads > 1 else ""
     if split.shared:
-        each = f" (half a {kind} each)"
+        each = f" (half a {kind})"
     return [
         str(split.teachers),
         f"{split.students}{each}",
