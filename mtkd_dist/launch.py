@@ -25,7 +25,9 @@ from mtkd_dist.report.tables import summary
 from mtkd_dist.stages.check import check
 from mtkd_dist.stages.photos import prepare_images
 from mtkd_dist.stages.pipeline import run_stages
+from mtkd_dist.stages.plan_only import show_plan
 from mtkd_dist.stages.run import Run, check_layouts, say
+from mtkd_dist.stages.split import FILE as PLAN
 from mtkd_dist.tracking.tracker import Tracker
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
@@ -83,9 +85,11 @@ def _launch(config: Config, output: Path, console: Console) -> None:
     began = time.monotonic()
     tell = functools.partial(say, console)
     tell(f"mtkd-dist  preset {config.preset}, x{config.scale}, student {config.student}, output {output}")
-    (output / "config.yaml").write_text(dump_config(config))
+    # To look at a plan is no setting of the run that follows it.
+    settings = dataclasses.replace(config, plan_only=False)
+    (output / "config.yaml").write_text(dump_config(settings))
     tracker = Tracker(output, "mtkd-dist", output.name, lambda text: tell(f"warning: {text}"))
-    tracker.start(dataclasses.asdict(config))
+    tracker.start(dataclasses.asdict(settings))
     status = "FAILED"
     try:
         with cluster(config.cluster) as resources, sigterm_as_interrupt():
@@ -94,6 +98,10 @@ def _launch(config: Config, output: Path, console: Console) -> None:
             check_layouts(config, resources)
             stores = prepare_images(config, output, tell)
             run = Run(config, output, console, tracker, resources, *stores)
+            if config.plan_only:
+                show_plan(run)
+                status = "FINISHED"
+                return
             rows = run_stages(run)
         tracker.run.metrics({f"psnr_y/{row['set']}/{row['model']}": row["psnr_y"] for row in rows})
         for name in ("config.yaml", "scores.json", "aggregator.safetensors", "student.safetensors"):
@@ -103,9 +111,11 @@ def _launch(config: Config, output: Path, console: Console) -> None:
         status = "KILLED"
         raise
     finally:
+        if (output / PLAN).exists():
+            tracker.run.artifact(output / PLAN)
         tracker.close(status)
     run.seconds["all together"] = time.monotonic() - began
-    console.print(summary(rows, run.seconds, _files(output)))
+    console.print(summary(rows, run.seconds, _files(output), run.limits))
 
 
 def _files(output: Path) -> dict[str, str]:

@@ -61,6 +61,20 @@ def test_lists_and_dashes_are_typed_as_users_type_them() -> None:
     assert config.distil.halve_at == [0.5, 0.9]
 
 
+@pytest.mark.parametrize(
+    ("argv", "plan_only", "compiled"),
+    [
+        ([], False, False),
+        (["--plan-only"], True, False),
+        (["--plan-only", "--distil.compile", "--scale", "4"], True, True),
+        (["--plan-only", "false", "--distil.compile=true"], False, True),
+    ],
+)
+def test_a_switch_is_on_without_a_value(argv: list[str], plan_only: bool, compiled: bool) -> None:
+    config = load_config(argv)
+    assert (config.plan_only, config.distil.compile) == (plan_only, compiled)
+
+
 def test_flags_win_over_the_file_and_the_file_over_the_preset(tmp_path: Path) -> None:
     file = tmp_path / "run.yaml"
     file.write_text("preset: paper-x3\nseed: 5\ndistil: {steps: 7}\n")

@@ -159,6 +159,13 @@ def test_terminal_shows_one_live_line_and_one_for_each_pool() -> None:
     assert "teachers  80% working, 15% starved, 5% held back" in out.getvalue()
 
 
+def test_what_is_on_its_way_has_a_line_below_the_pools() -> None:
+    out = io.StringIO()
+    with Progress(Console(file=out), "distil", 1) as progress:
+        progress.update(1, 0.5, 1.0, POOLS, "3 of 8 slots ready")
+    assert out.getvalue().endswith("5% held back  link: 3 of 8 slots ready\n")
+
+
 def test_time_left_counts_only_the_steps_since_the_first_update() -> None:
     assert remaining_seconds(first_step=100, step=110, total_steps=130, elapsed_seconds=5.0) == 10.0
     assert remaining_seconds(first_step=100, step=100, total_steps=130, elapsed_seconds=5.0) is None
@@ -309,6 +316,13 @@ def test_summary_says_scores_times_and_files() -> None:
     assert "dctswin" in text
     assert "aggregate  5 min 45 s" in text
     assert "student  out/student.safetensors" in text
+    assert "limited" not in text
+
+
+def test_summary_says_what_limited_each_stage() -> None:
+    text = _plain(summary(ROWS, {}, {}, {"distil": "the teachers were the limit"}))
+    assert "What limited the run" in text
+    assert "distil  the teachers were the limit" in text
 
 
 # Grid

@@ -42,6 +42,9 @@ def test_every_step_is_posted_once_with_its_loss_and_learning_rate(store: ImageS
     assert [record["step"] for record in records] == list(range(13))
     assert records[0]["learning_rate"] == 2 * records[12]["learning_rate"]
     assert {"images_per_second", "students"} <= records[12].keys()
+    waits = [record["wait_seconds"] for record in records]
+    assert records[12]["so_far"]["images"] == 13 * job.training.batch_size
+    assert sum(waits) == pytest.approx(records[12]["students"].starved * records[12]["so_far"]["seconds"])
 
 
 def test_a_training_that_goes_on_from_a_checkpoint_ends_bit_equal_to_one_that_was_never_stopped(

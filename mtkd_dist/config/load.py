@@ -92,8 +92,10 @@ def _underscores(argv: Sequence[str]) -> list[str]:
 
 
 def _join_lists(argv: Sequence[str]) -> list[str]:
-    """`--data a b --scale 4` -> `--data ["a", "b"] --scale 4`: what a list flag takes ends at the next flag."""
+    """`--data a b --plan_only --scale 4` -> `--data ["a", "b"] --plan_only true --scale 4`: what a list flag takes ends
+    at the next flag, and a switch without a value is on."""
     lists = {"--" + key for key, kind in keys_of(Config).items() if get_origin(kind) is list}
+    switches = {"--" + key for key, kind in keys_of(Config).items() if kind is bool}
     joined: list[str] = []
     words = list(argv)
     while words:
@@ -104,6 +106,8 @@ def _join_lists(argv: Sequence[str]) -> list[str]:
         if equals:
             words.insert(0, value)
         joined.append(word)
+        if word in switches and (not words or words[0].startswith("--")):
+            joined.append("true")
         if word in lists:
             items: list[str] = []
             while words and not words[0].startswith("--"):

@@ -109,9 +109,9 @@ class ClusterConfig:
     dashboard: bool = True
     """Show Ray's dashboard (on this machine only)."""
     teacher_workers: int | None = None
-    """Teacher workers where there is no GPU; default: half of the cores."""
+    """Teacher workers where there is no GPU, one core each; default: what a short probe predicts to be fastest."""
     student_workers: int | None = None
-    """Student workers where there is no GPU; default: 1."""
+    """Student workers where there is no GPU; default: the same. They share the cores that the teachers leave."""
     min_students: int | None = None
     """Student workers with which training goes on while there is no room for all; default: with all of them only."""
 
@@ -145,9 +145,11 @@ class Config:
     num_gpus: int | None = None
     """GPUs of both pools together; default: all that the cluster has."""
     teacher_gpus: int | None = None
-    """GPUs of the teacher pool; default: three quarters of `num_gpus`."""
+    """GPUs of the teacher pool; default: what a short probe of both pools predicts to be fastest."""
     student_gpus: int | None = None
     """GPUs of the student pool; default: what the teacher pool leaves."""
+    plan_only: bool = False
+    """Measure teachers and student, print what each split of the devices would do, and stop."""
     seed: int = 0
     """Seed of the weights and of the plan."""
     on_change: Literal["refuse", "restart"] = "refuse"

@@ -15,6 +15,8 @@ from ray.exceptions import AuthenticationError
 from mtkd_dist.config.tree import ClusterConfig
 from mtkd_dist.pools.placement import Resources
 
+logger = logging.getLogger(__name__)
+
 
 class ClusterError(RuntimeError):
     """Ray could not be reached; the message says what was tried."""
@@ -91,3 +93,18 @@ def _connect(config: ClusterConfig) -> None:
     except (ConnectionError, ValueError, RuntimeError) as error:
         where = f"the Ray cluster at {config.address}" if config.address else "a Ray cluster on this machine"
         raise ClusterError(f"cannot use {where}: {error}") from error
+
+
+def spilled_bytes() -> int | None:
+    """What Ray has written to disk, on all nodes since the cluster began, because the object store was full.
+
+    About 10 ms; None where Ray does not tell: its public interface has no such number.
+    """
+    try:
+        from ray._private.internal_api import get_memory_info_reply
+        from ray._private.state import state
+
+        return int(get_memory_info_reply(state, timeout_seconds=5).store_stats.spilled_bytes_total)
+    except Exception:  # a number for the screen is no reason to stop, whatever a later Ray does here
+        logger.debug("Ray does not tell what it spilled", exc_info=True)
+        return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 TEACHER_SHARE = 0.75
-"""Teachers cost ten to a hundred times the student, so they get most GPUs unless told otherwise."""
+"""Teachers cost ten to a hundred times the student, so they get most GPUs where nothing was said or measured."""
 
 
 class LayoutError(ValueError):
@@ -144,7 +144,9 @@ def _cpu_layout(
             f"{teachers} teacher and {students} student workers need {teachers + students} CPUs, there are "
             f"{available.cpus}; lower --cluster.teacher-workers or --cluster.student-workers"
         )
-    return Layout(PoolSize(students, (available.cpus - teachers) // students, 0), PoolSize(teachers, 1, 0))
+    # A worker lies on one node.
+    cores = min((available.cpus - teachers) // students, max(1, available.cpus // available.nodes))
+    return Layout(PoolSize(students, cores, 0), PoolSize(teachers, 1, 0))
 
 
 def _largest_divisor(number: int, at_most: int) -> int:

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import ray
@@ -19,6 +19,7 @@ from mtkd_dist.pools.cluster import has_real_gpus
 from mtkd_dist.pools.errors import TrainingFailed, root_cause
 from mtkd_dist.pools.link import LinkActor
 from mtkd_dist.pools.link_state import LinkState
+from mtkd_dist.pools.nodes import SchedulingStrategy
 from mtkd_dist.pools.patience import Patience
 from mtkd_dist.pools.placement import PoolSize
 from mtkd_dist.pools.shards import merged, shard_of, slots_of_shard
@@ -34,14 +35,21 @@ logger = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def teacher_pool(
-    job: TeacherJob, pool: PoolSize, steps: int, slots_per_step: int, config: LinkConfig, board: ActorHandle
+    job: TeacherJob,
+    pool: PoolSize,
+    steps: int,
+    slots_per_step: int,
+    config: LinkConfig,
+    board: ActorHandle,
+    strategies: Sequence[SchedulingStrategy] | None = None,
 ) -> Iterator[TeacherPool]:
     """Teacher workers and their links, for as long as the block lasts. The teachers work once a student attaches.
 
     `board` tells students where the links are. The block is entered once `config.min_teachers` workers have loaded.
+    `strategies`: of Ray, one a worker; None: Ray decides where they run.
     Errors: TrainingFailed when a worker cannot load its networks, or when the cluster has no room for the first ones.
     """
-    running = TeacherPool(job, pool, steps, slots_per_step, config, board)
+    running = TeacherPool(job, pool, steps, slots_per_step, config, board, strategies)
     try:
         running.start()
         yield running
@@ -53,7 +61,14 @@ class TeacherPool:
     """Handles of a running teacher pool; `heal` keeps it running."""
 
     def __init__(
-        self, job: TeacherJob, pool: PoolSize, steps: int, slots_per_step: int, config: LinkConfig, board: ActorHandle
+        self,
+        job: TeacherJob,
+        pool: PoolSize,
+        steps: int,
+        slots_per_step: int,
+        config: LinkConfig,
+        board: ActorHandle,
+        strategies: Sequence[SchedulingStrategy] | None,
     ) -> None:
         self._job = job
         self._pool = pool
@@ -61,14 +76,18 @@ class TeacherPool:
         self._slots_per_step = slots_per_step
         self._config = config
         self._board = board
-        actor = ray.remote(TeacherWorker).options(
-            num_cpus=pool.cpus,
-            num_gpus=pool.gpus,
-            max_restarts=-1,
-            max_task_retries=0,
-            max_concurrency=2 if pool.gpus and has_real_gpus() else 1,
-        )
-        self.workers: dict[str, ActorHandle] = {f"teacher-{i}": actor.remote(job) for i in range(pool.workers)}
+        actor = ray.remote(TeacherWorker)
+        options = {
+            "num_cpus": pool.cpus,
+            "num_gpus": pool.gpus,
+            "max_restarts": -1,
+            "max_task_retries": 0,
+            "max_concurrency": 2 if pool.gpus and has_real_gpus() else 1,
+        }
+        self.workers: dict[str, ActorHandle] = {
+            f"teacher-{i}": actor.options(scheduling_strategy=strategy, **options).remote(job)
+            for i, strategy in enumerate(strategies or ["DEFAULT"] * pool.workers)
+        }
         self.links: list[ActorHandle] = []
         self._loading = {worker.ping.remote(): name for name, worker in self.workers.items()}
         self._ends: list[Any] = []

@@ -6,10 +6,11 @@ Ray knows it as the actor class `TeacherWorker`. The class itself is plain Pytho
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -208,6 +209,19 @@ class TeacherWorker:
                 raise ValueError(
                     f"the teachers' signal {name!r} has the shape {array.shape}, expected {expected}, for {where}"
                 )
+
+    def parts(self, step: int, slot: int) -> dict[str, Callable[[], object]]:
+        """What an answer is made of, for a probe to time each by itself: "cut", each teacher's name, "aggregator"."""
+        job = self._job
+        samples = job.plan.slots(step, job.slot_size)[slot]
+        lr = cut_slot(self._store, samples, job.plan.patch)[0]
+        lr_01 = unpack([lr], self._device)
+        parts: dict[str, Callable[[], object]] = {"cut": lambda: cut_slot(self._store, samples, job.plan.patch)}
+        parts |= {name: functools.partial(teacher, lr_01) for name, teacher in self._networks.teachers.items()}
+        if self._networks.aggregator is not None:
+            images = self._networks.teacher_images(lr_01)
+            parts["aggregator"] = functools.partial(self._networks.aggregator, images)
+        return parts
 
     def _blame(self, error: NonFiniteSignal, lr: Tensor, samples: list[Sample]) -> str:
         """The signal, its samples, and the networks that are not finite for them already as float32."""

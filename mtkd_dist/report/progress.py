@@ -24,6 +24,7 @@ class _State:
     loss: float | None
     images_per_second: float
     pools: Mapping[str, PoolShares]
+    link: str = ""
 
 
 def remaining_seconds(first_step: int, step: int, total_steps: int, elapsed_seconds: float) -> float | None:
@@ -50,8 +51,8 @@ def shares_text(shares: PoolShares) -> str:
 class Progress:
     """Context manager that shows the steps of one stage.
 
-    On a terminal: one live line (bar, step, loss, images/s, time left) and one line for each pool below it. Elsewhere:
-    one plain line at the first update, then at most one every 10 s, and the last update.
+    On a terminal: one live line (bar, step, loss, images/s, time left) and below it one for each pool and the link.
+    Elsewhere: one plain line at the first update, then at most one every 10 s, and the last update.
 
     Args:
         stage: name that is shown.
@@ -86,9 +87,21 @@ class Progress:
         elif self._printed is not self._state:
             self._print_line()
 
-    def update(self, step: int, loss: float | None, images_per_second: float, pools: Mapping[str, PoolShares]) -> None:
-        """Shows that `step` steps of the stage are done. `pools`: name -> shares of the stage's time so far."""
-        self._state = _State(step, loss, images_per_second, dict(pools))
+    def update(
+        self,
+        step: int,
+        loss: float | None,
+        images_per_second: float,
+        pools: Mapping[str, PoolShares],
+        link: str = "",
+    ) -> None:
+        """Shows that `step` steps of the stage are done.
+
+        Args:
+            pools: name -> shares of the stage's time so far.
+            link: what is on its way between them.
+        """
+        self._state = _State(step, loss, images_per_second, dict(pools), link)
         self._reference = self._reference or (step, time.monotonic())
         if self._live is None and time.monotonic() >= self._next_line_at:
             self._print_line()
@@ -96,11 +109,16 @@ class Progress:
     def _print_line(self) -> None:
         self._next_line_at = time.monotonic() + PLAIN_LINE_SECONDS
         self._printed = self._state
-        pools = [f"{name}: {shares_text(shares)}" for name, shares in self._state.pools.items()]
+        pools = [f"{name}: {text}" for name, text in self._below()]
         line = "  ".join([f"{self._stage} {self._state.step}/{self._total_steps}", *self._numbers(), *pools])
         # A log is read by grep: one update is one line, whatever its length.
         self._console.print(line, soft_wrap=True, markup=False, highlight=False)
         self._console.file.flush()
+
+    def _below(self) -> list[tuple[str, str]]:
+        """The lines below the bar: name and text."""
+        pools = [(name, shares_text(shares)) for name, shares in self._state.pools.items()]
+        return pools + ([("link", self._state.link)] if self._state.link else [])
 
     def _numbers(self) -> list[str]:
         state = self._state
@@ -123,6 +141,6 @@ class Progress:
         bar = ProgressBar(total=self._total_steps, completed=state.step)
         line.add_row(Text(self._stage, style="bold"), bar, f"{state.step}/{self._total_steps}", *self._numbers())
         pools = Table.grid(padding=(0, 2))
-        for name, shares in state.pools.items():
-            pools.add_row(Text(f"  {name}", style="dim"), Text(shares_text(shares), style="dim"))
+        for name, text in self._below():
+            pools.add_row(Text(f"  {name}", style="dim"), Text(text, style="dim"))
         return Group(line, pools)

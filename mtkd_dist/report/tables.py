@@ -115,9 +115,12 @@ def split_tables(rows: Sequence[Mapping[str, Any]], ensembles: Collection[str]) 
 
 
 def summary(
-    rows: Sequence[Mapping[str, Any]], seconds_by_stage: Mapping[str, float], output_files: Mapping[str, str]
+    rows: Sequence[Mapping[str, Any]],
+    seconds_by_stage: Mapping[str, float],
+    output_files: Mapping[str, str],
+    limits: Mapping[str, str] = {},
 ) -> RenderableType:
-    """The end of a launch: scores, wall time of each stage, and where everything lies (what -> path)."""
+    """The end of a launch: scores, wall time of each stage, what limited it, where everything lies (what -> path)."""
     stages = Table.grid(padding=(0, 2))
     for stage, seconds in seconds_by_stage.items():
         stages.add_row(Text(f"  {stage}"), Text(duration(seconds), justify="right"))
@@ -126,7 +129,15 @@ def summary(
     files.add_column(overflow="fold")
     for what, path in output_files.items():
         files.add_row(Text(f"  {what}"), Text(path))
-    return Group(scores_table(rows), "", Text("Time", style="bold"), stages, "", Text("Files", style="bold"), files)
+    parts: list[RenderableType] = [scores_table(rows), "", Text("Time", style="bold"), stages]
+    if limits:
+        limited = Table.grid(padding=(0, 2))
+        limited.add_column()
+        limited.add_column(overflow="fold")
+        for stage, text in limits.items():
+            limited.add_row(Text(f"  {stage}"), Text(text))
+        parts += ["", Text("What limited the run", style="bold"), limited]
+    return Group(*parts, "", Text("Files", style="bold"), files)
 
 
 def _caption(metrics: Sequence[str]) -> str:

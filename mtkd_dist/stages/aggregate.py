@@ -36,29 +36,31 @@ def run_aggregate(run: Run, teachers: ReadyTeachers) -> Path:
     return _trained(run, teachers) if given is None else _given(run, teachers, given)
 
 
-def _trained(run: Run, teachers: ReadyTeachers) -> Path:
-    config = run.config
-    path = run.output / FILE
-    network = parse_aggregator(config.aggregator).text
-
-    metadata = aggregator_metadata(network, config.scale, teachers.digests)
-
-    def write(weights: dict[str, Tensor]) -> list[Path]:
-        aggregator = build_aggregator(network, len(teachers.files), config.scale)
-        load_strict(aggregator, weights, STAGE)
-        save_network(path, aggregator, metadata)
-        return [path]
-
-    training = Training(
+def aggregate_training(run: Run, teachers: ReadyTeachers) -> Training:
+    """What is trained where no aggregator is given."""
+    network = parse_aggregator(run.config.aggregator).text
+    return Training(
         STAGE,
         network,
         Aggregation(),
-        config.aggregate,
-        metadata,
+        run.config.aggregate,
+        aggregator_metadata(network, run.config.scale, teachers.digests),
         teachers=teachers.files,
         teacher_digests=teachers.digests,
         trains_aggregator=True,
     )
+
+
+def _trained(run: Run, teachers: ReadyTeachers) -> Path:
+    training = aggregate_training(run, teachers)
+    path = run.output / FILE
+
+    def write(weights: dict[str, Tensor]) -> list[Path]:
+        aggregator = build_aggregator(training.network, len(teachers.files), run.config.scale)
+        load_strict(aggregator, weights, STAGE)
+        save_network(path, aggregator, dict(training.metadata))
+        return [path]
+
     train_stage(run, training, write)
     return path
 

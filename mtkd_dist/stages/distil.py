@@ -12,34 +12,39 @@ from mtkd_dist.stages.run import Run
 from mtkd_dist.stages.teachers import ReadyTeachers
 from mtkd_dist.stages.training import Training, train_stage
 
+STAGE = "distil"
+
 
 def run_distil(run: Run, teachers: ReadyTeachers, aggregator: Path) -> Path:
     """Train the student; returns its file."""
-    config = run.config
+    training = distil_training(run, teachers, aggregator)
     path = run.output / "student.safetensors"
-    network = parse_network(config.student).text
-    method = MTKD(levels=config.loss.levels, l1_weight=config.loss.l1_weight)
-
-    metadata = {
-        "network": network,
-        "scale": str(config.scale),
-        "method": "mtkd",
-        "teachers": teachers_text(teachers.digests),
-    }
 
     def write(weights: dict[str, Tensor]) -> list[Path]:
-        student = build_network(network, config.scale)
-        load_strict(student, weights, "distil")
-        save_network(path, student, metadata)
+        student = build_network(training.network, run.config.scale)
+        load_strict(student, weights, STAGE)
+        save_network(path, student, dict(training.metadata))
         return [path]
 
+    train_stage(run, training, write)
+    return path
+
+
+def distil_training(run: Run, teachers: ReadyTeachers, aggregator: Path) -> Training:
+    config = run.config
+    network = parse_network(config.student).text
     start = Path(config.student_weights).resolve() if config.student_weights is not None else None
-    training = Training(
-        "distil",
+    return Training(
+        STAGE,
         network,
-        method,
+        MTKD(levels=config.loss.levels, l1_weight=config.loss.l1_weight),
         config.distil,
-        metadata,
+        {
+            "network": network,
+            "scale": str(config.scale),
+            "method": "mtkd",
+            "teachers": teachers_text(teachers.digests),
+        },
         teachers=teachers.files,
         teacher_digests=teachers.digests,
         aggregator=aggregator,
@@ -47,5 +52,3 @@ def run_distil(run: Run, teachers: ReadyTeachers, aggregator: Path) -> Path:
         start=start,
         start_digest=digest_file(start) if start is not None else None,
     )
-    train_stage(run, training, write)
-    return path

@@ -39,6 +39,8 @@ class Run:
     """Name of a test set -> its photographs."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Wall time of the stages that ran, in their order."""
+    limits: dict[str, str] = field(default_factory=dict)
+    """What limited the stages that ran, and what to change: a sentence each."""
 
     def say(self, text: str) -> None:
         """A line for the screen, and for the log."""

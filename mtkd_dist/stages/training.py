@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -13,16 +14,20 @@ from torch import Tensor
 
 from mtkd_dist.config.tree import TrainingConfig
 from mtkd_dist.methods import Method
+from mtkd_dist.pools.placement import Layout
+from mtkd_dist.pools.split import Costs
 from mtkd_dist.pools.teacher_worker import TeacherFile, TeacherJob
+from mtkd_dist.report.limits import Cached, judge, sentence
 from mtkd_dist.report.progress import Progress
 from mtkd_dist.stages import half_done, manifest
 from mtkd_dist.stages.check import TRAININGS
+from mtkd_dist.stages.course import Course
 from mtkd_dist.stages.manifest import Manifest
 from mtkd_dist.stages.run import Run, layout_of
-from mtkd_dist.tracking.tracker import StageRun
+from mtkd_dist.stages.split import StagePlan, choose_layout, devices_of
 from mtkd_dist.train.checkpoints import BEST
 from mtkd_dist.train.job import StudentJob
-from mtkd_dist.train.trainer import Update, run_training
+from mtkd_dist.train.trainer import run_training
 from mtkd_dist.train.validation import ValidationJob
 
 WEIGHTLESS = ("checkpoint_every", "keep_checkpoints", "validate_every", "result", "channels_last", "compile")
@@ -142,11 +147,10 @@ def train_stage(run: Run, training: Training, write: Callable[[dict[str, Tensor]
             shutil.rmtree(stale)
 
 
-def _train(run: Run, training: Training, checkpoints: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    config, job_config = run.config, training.config
-    layout = layout_of(config, run.resources, job_config, training.method.needs_teachers)
-    run.say(f"{training.stage}: {training.network} on {layout}")
-    plan = run.plan(job_config)
+def jobs_of(run: Run, training: Training, layout: Layout) -> tuple[StudentJob, TeacherJob | None]:
+    """What both pools do in this layout."""
+    config = run.config
+    plan = run.plan(training.config)
     student = StudentJob(
         network=training.network,
         num_teachers=len(training.teachers) if training.trains_aggregator else 0,
@@ -155,26 +159,36 @@ def _train(run: Run, training: Training, checkpoints: Path) -> tuple[dict[str, T
         plan=plan,
         slot_size=config.link.slot_size,
         images=run.images.folder,
-        training=job_config,
+        training=training.config,
         seed=config.seed,
         pool=layout.students,
         min_workers=config.cluster.min_students,
         start=training.start,
     )
-    teacher = None
-    if layout.teachers is not None:
-        teacher = TeacherJob(
-            method=training.method,
-            plan=plan,
-            slot_size=config.link.slot_size,
-            scale=config.scale,
-            images=run.images.folder,
-            teachers=training.teachers,
-            aggregator=training.aggregator,
-            wire=config.link.wire,
-            pool=layout.teachers,
-            precision=config.teacher_precision,
-        )
+    if layout.teachers is None:
+        return student, None
+    teacher = TeacherJob(
+        method=training.method,
+        plan=plan,
+        slot_size=config.link.slot_size,
+        scale=config.scale,
+        images=run.images.folder,
+        teachers=training.teachers,
+        aggregator=training.aggregator,
+        wire=config.link.wire,
+        pool=layout.teachers,
+        precision=config.teacher_precision,
+    )
+    return student, teacher
+
+
+def _train(run: Run, training: Training, checkpoints: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    config, job_config = run.config, training.config
+    layout, chosen = layout_of(config, run.resources, job_config, training.method.needs_teachers), None
+    if training.method.needs_teachers:
+        layout, chosen = choose_layout(run, training.stage, job_config, functools.partial(jobs_of, run, training))
+    run.say(f"{training.stage}: {training.network} on {layout}")
+    student, teacher = jobs_of(run, training, layout)
     validation = None
     if run.validation is not None and job_config.validate_every:
         teachers = training.teachers if training.trains_aggregator else ()
@@ -182,70 +196,17 @@ def _train(run: Run, training: Training, checkpoints: Path) -> tuple[dict[str, T
     tracked = run.tracker.stage(training.stage)
     tracked.params({"network": training.network, "layout": str(layout)} | dataclasses.asdict(job_config))
     with Progress(run.console, training.stage, job_config.steps) as progress:
-        course = _Course(training.stage, progress, tracked, run.say)
+        course = Course(training.stage, layout, student, config.link, progress, tracked, run.say)
         weights = run_training(student, teacher, layout, config.link, checkpoints, course.update, validation)
+    summary = course.summary()
+    ran = course.ran(devices_of(run))
+    if ran is not None:
+        verdict = judge(ran, *_known_before(chosen))
+        summary["limit"] = run.limits[training.stage] = sentence(ran, verdict)
+        run.say(f"{training.stage}: {summary['limit']}")
     tracked.finish()
-    return weights, course.summary()
+    return weights, summary
 
 
-class _Course:
-    """Follows a training: shows and tracks each update, and keeps what the manifest says about it."""
-
-    LOSSES_KEPT = 50
-
-    def __init__(self, stage: str, progress: Progress, tracked: StageRun, say: Callable[[str], None]) -> None:
-        self._stage = stage
-        self._say = say
-        self._lost_workers = 0
-        self._progress = progress
-        self._tracked = tracked
-        self._losses: list[float] = []
-        self._rates: list[float] = []
-        self._last: dict[str, Any] = {}
-        self._validation: dict[str, Any] = {}
-
-    def update(self, update: Update) -> None:
-        for record in update.records:
-            numbers = {key: value for key, value in record.items() if isinstance(value, float)}
-            self._tracked.metrics(numbers, step=record["step"])
-        self._losses = (self._losses + [r["loss"] for r in update.records])[-self.LOSSES_KEPT :]
-        for note in update.notes:
-            self._say(f"{self._stage}: {note}")
-        for scored in update.validations:
-            self._validated(scored)
-        lost = update.link.get("lost_workers", 0)
-        if lost > self._lost_workers:
-            self._say(f"{self._stage}: {lost} teacher worker(s) have died so far; their work is done again by others")
-            self._lost_workers = lost
-        rated = [r for r in update.records if "images_per_second" in r]
-        if not rated:
-            return
-        last = rated[-1]
-        self._rates += [r["images_per_second"] for r in rated]
-        pools = {"students": last["students"]} | ({"teachers": update.teachers} if update.teachers else {})
-        shares: dict[str, dict[str, float]] = {name: dataclasses.asdict(pool) for name, pool in pools.items()}
-        self._tracked.metrics(
-            {f"{pool}_{share}": value for pool, values in shares.items() for share, value in values.items()},
-            step=last["step"],
-        )
-        self._progress.update(last["step"] + 1, last["loss"], last["images_per_second"], pools)
-        self._last = {"pools": shares, "link": {k: v for k, v in update.link.items() if k != "shares"}}
-
-    def _validated(self, scored: dict[str, Any]) -> None:
-        step, score = scored["step"], scored["validation_psnr_y"]
-        self._tracked.metrics({"validation_psnr_y": score}, step=step)
-        best = "the best so far" if scored["best_step"] == step else f"best {scored['best_psnr_y']:.2f}"
-        photographs = f"{scored['photos']} held-out photograph{'s' if scored['photos'] > 1 else ''}"
-        self._say(f"{self._stage}: step {step}, PSNR-Y {score:.2f} dB on {photographs} ({best})")
-        self._validation = {"validation": scored}
-
-    def summary(self) -> dict[str, Any]:
-        """Mean of the last losses, median of images/s, where the pools' time went, last and best validation."""
-        return (
-            self._last
-            | self._validation
-            | {
-                "loss": sum(self._losses) / len(self._losses) if self._losses else None,
-                "images_per_second": sorted(self._rates)[len(self._rates) // 2] if self._rates else None,
-            }
-        )
+def _known_before(plan: StagePlan | None) -> tuple[Costs | None, Cached | None]:
+    return (None, None) if plan is None else (plan.costs, Cached(plan.lr_pixels, plan.images))

@@ -26,8 +26,17 @@ POST_STEPS = 10
 class Reading:
     """The numbers of one step on their way from the device, and the batch that they came from."""
 
-    def __init__(self, step: int, learning_rate: float, losses: Losses, gradient_norm: torch.Tensor, batch: Batch):
+    def __init__(
+        self,
+        step: int,
+        waited_seconds: float,
+        learning_rate: float,
+        losses: Losses,
+        gradient_norm: torch.Tensor,
+        batch: Batch,
+    ):
         self.step = step
+        self.waited_seconds = waited_seconds
         self.learning_rate = learning_rate
         self.batch = batch
         self._names = ["loss", *losses.parts, "gradient_norm"]
@@ -68,8 +77,9 @@ def train(
         checkpoint: called on every rank every `checkpoint_every` steps and at the end.
         validate: the same for `validate_every`, just before; and where training goes on from such a step, because
             whoever stopped it may have stopped that validation too.
-        post: takes records {"step", "learning_rate", "loss", parts..., "gradient_norm"}; the last of a posting also
-            has "images_per_second" (all ranks together) and "students" (PoolShares of this rank).
+        post: takes records {"step", "learning_rate", "wait_seconds", "loss", parts..., "gradient_norm"}; the last of a
+            posting also has "images_per_second" (all ranks together), "students" (PoolShares of this rank) and what
+            these are shares of: "so_far" {"seconds", "images"} since this call (images of all ranks together).
 
     Errors: NonFiniteLoss, on all ranks at the same step.
     """
@@ -78,6 +88,7 @@ def train(
     readings: deque[Reading] = deque()
     records: list[dict[str, Any]] = []
     clock = PoolClock()
+    first = state.step
     posted = time.perf_counter()
     state.model.train()
     if state.step and _due(state.step, config.validate_every, config.steps):
@@ -101,7 +112,7 @@ def train(
         state.update(gradient_norm)
         consumed(step, batch.checks)
         source.done(step)
-        readings.append(Reading(step, learning_rate, losses, gradient_norm, batch))
+        readings.append(Reading(step, began - ready, learning_rate, losses, gradient_norm, batch))
         validates = _due(state.step, config.validate_every, config.steps)
         saves = _due(state.step, config.checkpoint_every, config.steps)
         # One step behind, the device always has the next one to do while this waits.
@@ -115,7 +126,13 @@ def train(
         clock.add(starved=began - ready, working=worked - began)
         if records and (saves or validates or state.step % POST_STEPS == 0):
             rate = len(records) * config.batch_size / (worked - posted)
-            post([*records[:-1], records[-1] | {"images_per_second": rate, "students": clock.shares()}])
+            so_far = {"seconds": sum(clock.seconds.values()), "images": (state.step - first) * config.batch_size}
+            post(
+                [
+                    *records[:-1],
+                    records[-1] | {"images_per_second": rate, "students": clock.shares(), "so_far": so_far},
+                ]
+            )
             records, posted = [], worked
         if validates:
             validate()
@@ -135,4 +152,9 @@ def _read(reading: Reading, student: nn.Module, method: Method, source: Source) 
     if not all(map(math.isfinite, values.values())):
         alone = losses_alone(student, method, reading.batch)
         raise explain(reading.step, values, reading.learning_rate, source.share.describe(reading.step), alone)
-    return {"step": reading.step, "learning_rate": reading.learning_rate, **values}
+    return {
+        "step": reading.step,
+        "learning_rate": reading.learning_rate,
+        "wait_seconds": reading.waited_seconds,
+        **values,
+    }

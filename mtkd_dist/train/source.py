@@ -11,7 +11,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -82,6 +82,20 @@ class Share:
         return [describe(store, sample) for sample in self.samples(step)]
 
 
+def batch_of(answers: Sequence[Answer], device: torch.device, channels_last: bool) -> Batch:
+    """The answers of a rank's slots, in order, as its batch."""
+
+    def joined(arrays: list[Any]) -> Tensor:
+        return unpack(arrays, device, channels_last)
+
+    return Batch(
+        lr=joined([a["lr"] for a in answers]),
+        hr=joined([a["hr"] for a in answers]),
+        signals={name: joined([a["signals"][name] for a in answers]) for name in answers[0]["signals"]},
+        checks=tuple(check for a in answers for check in checks_of(a["lr"])),
+    )
+
+
 class Source(Protocol):
     share: Share
 
@@ -144,17 +158,7 @@ class LinkSource:
         self._read_seconds: deque[float] = deque(maxlen=50)
 
     def fetch(self, step: int) -> Batch:
-        answers = self._take(step)
-
-        def joined(arrays: list[Any]) -> Tensor:
-            return unpack(arrays, self._device, self._channels_last)
-
-        return Batch(
-            lr=joined([a["lr"] for a in answers]),
-            hr=joined([a["hr"] for a in answers]),
-            signals={name: joined([a["signals"][name] for a in answers]) for name in answers[0]["signals"]},
-            checks=tuple(check for a in answers for check in checks_of(a["lr"])),
-        )
+        return batch_of(self._take(step), self._device, self._channels_last)
 
     def done(self, step: int) -> None:
         # Nobody waits for this: a late acknowledgement only keeps its step in memory a little longer.

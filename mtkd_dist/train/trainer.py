@@ -23,8 +23,9 @@ from mtkd_dist.config.shares import PoolShares
 from mtkd_dist.config.tree import LinkConfig
 from mtkd_dist.models import read_state_dict
 from mtkd_dist.pools.board import BoardActor
-from mtkd_dist.pools.cluster import has_real_gpus
+from mtkd_dist.pools.cluster import has_real_gpus, spilled_bytes
 from mtkd_dist.pools.errors import TrainingFailed, root_cause
+from mtkd_dist.pools.nodes import teacher_strategies
 from mtkd_dist.pools.placement import Layout, PoolSize
 from mtkd_dist.pools.reservation import reserved
 from mtkd_dist.pools.teacher_pool import TeacherPool, teacher_pool
@@ -41,6 +42,8 @@ T = TypeVar("T")
 POLL_SECONDS = 0.5
 RESIZE_SECONDS = 60.0
 """So often an elastic student pool looks whether there is room for more ranks; each change is a restart."""
+SPILLED_SECONDS = 10.0
+"""Ray is asked this often what it has spilled: every node has to answer."""
 MAX_FAILURES = 3
 """Restarts of the student group, and attempts to start it (60 s each), before a training is given up."""
 
@@ -54,10 +57,14 @@ class Update:
     teachers: PoolShares | None
     """None where there is no teacher pool."""
     link: dict[str, Any]
+    """What the link says of itself, and "bytes_spilled" by Ray since this training began."""
     validations: list[dict[str, Any]]
     """One for each validation; see `mtkd_dist.train.validation.Validation.run`."""
     notes: list[str]
     """Sentences for the screen."""
+    students: PoolShares | None = None
+    """Of the rank that waited longest so far: the others wait for it too, in the sum of the gradients, where it looks
+    like work. None before the first."""
 
 
 def run_training(
@@ -82,7 +89,15 @@ def run_training(
             if student.min_workers is not None:
                 stack.enter_context(reserved(layout.teachers))
             pool = stack.enter_context(
-                teacher_pool(teacher, layout.teachers, student.training.steps, student.slots_per_step, link, board)
+                teacher_pool(
+                    teacher,
+                    layout.teachers,
+                    student.training.steps,
+                    student.slots_per_step,
+                    link,
+                    board,
+                    teacher_strategies(layout),
+                )
             )
         judge = stack.enter_context(validator(validation, board))
         trainer = TorchTrainer(
@@ -167,6 +182,8 @@ class _News:
         self._asked: set[int] = set()
         self._answered: set[int] = set()
         self._failure = Failure(ranks)
+        self._students = StudentShares()
+        self._spilled = _Spilled()
 
     def pass_on(self, on_update: Callable[[Update], None]) -> None:
         """Errors: TrainingFailed, when a student met what a restart cannot mend."""
@@ -176,6 +193,9 @@ class _News:
         except (ray.exceptions.RayError, TimeoutError):
             return  # the run's own error is the one to show, and what was not read is read the next time
         self._read += len(records)
+        if stats and (spilled := self._spilled.bytes()) is not None:
+            stats["bytes_spilled"] = spilled
+        self._students.add(records)
         self._asked |= {record["asked"] for record in records if "asked" in record}
         self._answered |= {record["answered"] for record in records if "answered" in record}
         update = Update(
@@ -184,6 +204,7 @@ class _News:
             stats,
             [record["validation"] for record in records if "validation" in record],
             [record["note"] for record in records if "note" in record],
+            self._students.longest_wait(),
         )
         if update.records or update.validations or update.notes:
             on_update(update)
@@ -196,6 +217,43 @@ class _News:
     def unanswered(self) -> list[int]:
         """Steps whose validation was asked for and is not on the board."""
         return sorted(self._asked - self._answered)
+
+
+class StudentShares:
+    """Where the time of all ranks went, from what they post."""
+
+    def __init__(self) -> None:
+        self._of_rank: dict[int, PoolShares] = {}
+
+    def add(self, records: list[dict[str, Any]]) -> None:
+        """Records with "students" (PoolShares so far), of rank 0, or of "rank" where it is one of "of"."""
+        for record in records:
+            if "students" in record:
+                self._of_rank[record.get("rank", 0)] = record["students"]
+            if "of" in record:
+                # An elastic group may have become smaller.
+                self._of_rank = {rank: shares for rank, shares in self._of_rank.items() if rank < record["of"]}
+
+    def longest_wait(self) -> PoolShares | None:
+        """Of the rank that waited longest: the others wait for it in the sum of the gradients, and call that work."""
+        return max(self._of_rank.values(), key=lambda shares: shares.starved, default=None)
+
+
+class _Spilled:
+    """What Ray has spilled since this was made; asked for every few seconds, told in between."""
+
+    def __init__(self) -> None:
+        self._before = spilled_bytes()
+        self._now = self._before
+        self._next_at = time.monotonic() + SPILLED_SECONDS
+
+    def bytes(self) -> int | None:
+        if self._before is None:
+            return None
+        if time.monotonic() >= self._next_at:
+            self._now = spilled_bytes()
+            self._next_at = time.monotonic() + SPILLED_SECONDS
+        return None if self._now is None else self._now - self._before
 
 
 class Failure:

@@ -63,7 +63,7 @@ def student_worker(config: dict[str, Any]) -> None:
             consumed=attempt.consumed,
             checkpoint=functools.partial(attempt.checkpoint, state),
             validate=lambda: ask(validator, board, state.step, state.result()) if validates else None,
-            post=board.post.remote if rank == 0 else _drop,
+            post=board.post.remote if rank == 0 else functools.partial(_post_shares, board, rank, world_size),
         )
     except (NonFiniteLoss, LinkError, CheckpointError) as error:
         # Would happen again after each restart by Ray Train: the driver gives up at once.
@@ -91,5 +91,8 @@ def _find_links(board: Any) -> list[Any]:
     return links
 
 
-def _drop(records: list[dict[str, Any]]) -> None:
-    """Ranks above 0 have the same losses up to their share of the batch; rank 0 speaks for all."""
+def _post_shares(board: Any, rank: int, world_size: int, records: list[dict[str, Any]]) -> None:
+    """Ranks above 0 have the same losses up to their share of the batch; where their time goes is their own."""
+    shares = [record["students"] for record in records if "students" in record]
+    if shares:
+        board.post.remote([{"rank": rank, "of": world_size, "students": shares[-1]}])

@@ -1,0 +1,75 @@
+"""`--plan-only`: what each split of the devices would do, for all stages that have two pools, and nothing else."""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+from pathlib import Path
+
+from mtkd_dist.models import (
+    aggregator_metadata,
+    aggregator_path,
+    build_aggregator,
+    build_network,
+    digest_file,
+    parse_aggregator,
+    save_network,
+)
+from mtkd_dist.pools.teacher_worker import TeacherFile
+from mtkd_dist.report.split_table import split_table
+from mtkd_dist.stages.aggregate import aggregate_training
+from mtkd_dist.stages.distil import distil_training
+from mtkd_dist.stages.run import Run
+from mtkd_dist.stages.split import FILE, plan_stage
+from mtkd_dist.stages.teacher_spec import TeacherSpec, parse_teachers
+from mtkd_dist.stages.teachers import ReadyTeachers
+from mtkd_dist.stages.training import Training, jobs_of
+
+
+def show_plan(run: Run) -> None:
+    """Measure both stages anew, print their tables, leave `plan.json` for the run that follows.
+
+    What is still to be trained is measured with random weights, on which its time does not depend.
+    """
+    # In the output folder, which all nodes see.
+    with tempfile.TemporaryDirectory(prefix=".plan-", dir=run.output) as folder:
+        teachers = _teachers(run, Path(folder))
+        trainings = [] if aggregator_path(run.config.aggregator) else [aggregate_training(run, teachers)]
+        trainings.append(distil_training(run, teachers, _aggregator(run, teachers, Path(folder))))
+        for training in trainings:
+            _show(run, training)
+    run.say(f"The run takes these splits from {run.output / FILE}; the flags of the pools win over it.")
+
+
+def _show(run: Run, training: Training) -> None:
+    jobs = functools.partial(jobs_of, run, training)
+    plan = plan_stage(run, training.stage, training.config, jobs)
+    title = f"{training.stage}: {training.config.steps} steps of {plan.step.batch_size} images"
+    run.console.print(
+        split_table(title, plan.devices.kind, plan.costs, plan.forecasts, plan.chosen, plan.cached, plan.images)
+    )
+
+
+def _teachers(run: Run, folder: Path) -> ReadyTeachers:
+    files = tuple(_teacher(spec, run.config.scale, folder) for spec in parse_teachers(run.config.teachers))
+    return ReadyTeachers(files, {file.name: digest_file(file.path) for file in files}, params={})
+
+
+def _teacher(spec: TeacherSpec, scale: int, folder: Path) -> TeacherFile:
+    if spec.path is not None:
+        return TeacherFile(spec.name, spec.path.resolve(), spec.input_range)
+    assert spec.network is not None
+    path = folder / f"{spec.name}.safetensors"
+    save_network(path, build_network(spec.network, scale), {"network": spec.network, "scale": str(scale)})
+    return TeacherFile(spec.name, path, None)
+
+
+def _aggregator(run: Run, teachers: ReadyTeachers, folder: Path) -> Path:
+    given = aggregator_path(run.config.aggregator)
+    if given is not None:
+        return given.resolve()
+    network = parse_aggregator(run.config.aggregator).text
+    path = folder / "aggregator.safetensors"
+    aggregator = build_aggregator(network, len(teachers.files), run.config.scale)
+    save_network(path, aggregator, aggregator_metadata(network, run.config.scale, teachers.digests))
+    return path
