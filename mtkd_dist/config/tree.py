@@ -12,6 +12,8 @@ from typing import Literal
 Scale = Literal[2, 3, 4]
 WireDtype = Literal["float16", "float32", "uint8"]
 Precision = Literal["auto", "float32", "bfloat16"]
+TeacherOutputsMode = Literal["live", "cached", "auto"]
+OutputDtype = Literal["float16", "uint8"]
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,18 @@ class LinkConfig:
 
 
 @dataclass(frozen=True)
+class AnswersConfig:
+    """Teacher answers that are rendered once (teacher_outputs: cached)."""
+
+    folder: str | None = None
+    """Folder of the rendered images, which runs and sweeps may share; default: OUTPUT/teacher-outputs."""
+    dtype: OutputDtype = "float16"
+    """Type in which rendered images are stored; uint8 halves the disk, and the run says what it costs in PSNR."""
+    max_bytes: int = 200_000_000_000
+    """Largest number of bytes of the folder; rendering that would need more is refused before it starts."""
+
+
+@dataclass(frozen=True)
 class ClusterConfig:
     """The Ray cluster that the pools run on."""
 
@@ -130,6 +144,9 @@ class Config:
     """GPUs of the teacher pool; default: three quarters of `num_gpus`."""
     student_gpus: int | None = None
     """GPUs of the student pool; default: what the teacher pool leaves."""
+    teacher_outputs: TeacherOutputsMode = "live"
+    """live: the teachers answer in every step; cached: they render every photograph once, and their GPUs go to the
+    students; auto: what costs less, as measured before the start."""
     seed: int = 0
     """Seed of the weights and of the plan."""
     images: ImagesConfig = field(default_factory=ImagesConfig)
@@ -138,4 +155,5 @@ class Config:
     distil: TrainingConfig = field(default_factory=TrainingConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     link: LinkConfig = field(default_factory=LinkConfig)
+    answers: AnswersConfig = field(default_factory=AnswersConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)

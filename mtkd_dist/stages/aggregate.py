@@ -21,6 +21,7 @@ from mtkd_dist.models import (
     save_network,
 )
 from mtkd_dist.stages import manifest
+from mtkd_dist.stages.answers import rendered_teachers
 from mtkd_dist.stages.manifest import Manifest
 from mtkd_dist.stages.run import Run
 from mtkd_dist.stages.teachers import ReadyTeachers
@@ -30,13 +31,16 @@ STAGE = "aggregate"
 FILE = "aggregator.safetensors"
 
 
-def run_aggregate(run: Run, teachers: ReadyTeachers) -> Path:
-    """Train the aggregator, or take the one that is given; returns its file in the output folder."""
+def run_aggregate(run: Run, teachers: ReadyTeachers, cached: bool = False) -> Path:
+    """Train the aggregator, or take the one that is given; returns its file in the output folder.
+
+    `cached`: on teachers' images that are rendered first, instead of asking a teacher pool.
+    """
     given = aggregator_path(run.config.aggregator)
-    return _trained(run, teachers) if given is None else _given(run, teachers, given)
+    return _trained(run, teachers, cached) if given is None else _given(run, teachers, given)
 
 
-def _trained(run: Run, teachers: ReadyTeachers) -> Path:
+def _trained(run: Run, teachers: ReadyTeachers, cached: bool) -> Path:
     config = run.config
     path = run.output / FILE
     network = parse_aggregator(config.aggregator).text
@@ -58,6 +62,7 @@ def _trained(run: Run, teachers: ReadyTeachers) -> Path:
         teachers=teachers.files,
         teacher_digests=teachers.digests,
         trains_aggregator=True,
+        rendered=rendered_teachers(run, teachers.files, teachers.digests) if cached else None,
     )
     train_stage(run, training, write)
     return path

@@ -6,20 +6,19 @@ from pathlib import Path
 
 from torch import Tensor
 
-from mtkd_dist.methods import MTKD
 from mtkd_dist.models import build_network, digest_file, load_strict, parse_network, save_network, teachers_text
+from mtkd_dist.stages.answers import rendered_teachers
+from mtkd_dist.stages.distil_method import distil_method
 from mtkd_dist.stages.run import Run
 from mtkd_dist.stages.teachers import ReadyTeachers
 from mtkd_dist.stages.training import Training, train_stage
 
 
-def run_distil(run: Run, teachers: ReadyTeachers, aggregator: Path) -> Path:
-    """Train the student; returns its file."""
+def run_distil(run: Run, teachers: ReadyTeachers, aggregator: Path, cached: bool = False) -> Path:
+    """Train the student; returns its file. `cached`: on aggregates that are rendered first."""
     config = run.config
     path = run.output / "student.safetensors"
     network = parse_network(config.student).text
-    method = MTKD(levels=config.loss.levels, l1_weight=config.loss.l1_weight)
-
     metadata = {
         "network": network,
         "scale": str(config.scale),
@@ -37,7 +36,7 @@ def run_distil(run: Run, teachers: ReadyTeachers, aggregator: Path) -> Path:
     training = Training(
         "distil",
         network,
-        method,
+        distil_method(config),
         config.distil,
         metadata,
         teachers=teachers.files,
@@ -46,6 +45,7 @@ def run_distil(run: Run, teachers: ReadyTeachers, aggregator: Path) -> Path:
         aggregator_digest=digest_file(aggregator),
         start=start,
         start_digest=digest_file(start) if start is not None else None,
+        rendered=rendered_teachers(run, teachers.files, teachers.digests, aggregator) if cached else None,
     )
     train_stage(run, training, write)
     return path

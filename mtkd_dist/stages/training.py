@@ -13,9 +13,11 @@ from torch import Tensor
 
 from mtkd_dist.config.tree import TrainingConfig
 from mtkd_dist.methods import Method
+from mtkd_dist.pools.render import RenderedTeachers
 from mtkd_dist.pools.teacher_worker import TeacherFile, TeacherJob
 from mtkd_dist.report.progress import Progress
 from mtkd_dist.stages import manifest
+from mtkd_dist.stages.answers import facts, prepare
 from mtkd_dist.stages.check import TRAININGS
 from mtkd_dist.stages.manifest import Manifest
 from mtkd_dist.stages.run import Run, layout_of
@@ -51,10 +53,14 @@ class Training:
     start: Path | None = None
     """File whose weights the network starts from."""
     start_digest: str | None = None
+    rendered: RenderedTeachers | None = None
+    """Where the teachers' images are read that the method asks for; None: a teacher pool answers."""
 
     def inputs(self, run: Run) -> dict[str, Any]:
         """All that the weights depend on while they are trained."""
-        link = {"slot_size": run.config.link.slot_size, "wire": run.config.link.wire}
+        answers: dict[str, Any] = {"slot_size": run.config.link.slot_size, "wire": run.config.link.wire}
+        if self.rendered is not None:
+            answers = {"teacher_outputs": facts(self.rendered)}
         return {
             "network": self.network,
             "scale": run.config.scale,
@@ -65,7 +71,7 @@ class Training:
             "teachers": [[t.name, self.teacher_digests[t.name], t.input_range] for t in self.teachers],
             "aggregator": self.aggregator_digest,
             "start": self.start_digest,
-        } | (link if self.teachers else {})
+        } | (answers if self.teachers else {})
 
     def choice(self, run: Run) -> dict[str, Any]:
         """What it depends on which of them the stage hands on; another choice needs no other training."""
@@ -103,6 +109,8 @@ def train_stage(run: Run, training: Training, write: Callable[[dict[str, Tensor]
         run.say(f"{training.stage}: runs again, because of {', '.join(why)}")
     checkpoints = folder / f"checkpoints-{manifest.fingerprint(trained_with)}"
     checkpoints.mkdir(parents=True, exist_ok=True)
+    if training.rendered is not None:
+        prepare(run, training.rendered)
     began = time.monotonic()
     weights, summary = _train(run, training, checkpoints)
     relative = [path.relative_to(run.output).as_posix() for path in write(weights)]
@@ -126,7 +134,8 @@ def train_stage(run: Run, training: Training, write: Callable[[dict[str, Tensor]
 
 def _train(run: Run, training: Training, checkpoints: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     config, job_config = run.config, training.config
-    layout = layout_of(config, run.resources, job_config, training.method.needs_teachers)
+    asks_pool = training.method.needs_teachers and training.rendered is None
+    layout = layout_of(config, run.resources, job_config, asks_pool)
     run.say(f"{training.stage}: {training.network} on {layout}")
     plan = run.plan(job_config)
     student = StudentJob(
@@ -140,6 +149,7 @@ def _train(run: Run, training: Training, checkpoints: Path) -> tuple[dict[str, T
         training=job_config,
         seed=config.seed,
         pool=layout.students,
+        rendered=training.rendered,
         start=training.start,
     )
     teacher = None

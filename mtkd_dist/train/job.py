@@ -13,6 +13,7 @@ from mtkd_dist.data import Plan
 from mtkd_dist.methods import Method
 from mtkd_dist.models import build_aggregator, build_network, load_strict, starting_weights
 from mtkd_dist.pools.placement import PoolSize
+from mtkd_dist.pools.render import RenderedTeachers
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ class StudentJob:
     seed: int
     pool: PoolSize
     """What this rank reserved."""
+    rendered: RenderedTeachers | None = None
+    """Where the teachers' images lie that the method asks for; None: it gets them by the link, or needs none."""
     start: Path | None = None
     """File whose weights `network` starts from; None: random weights."""
 

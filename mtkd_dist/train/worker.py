@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from mtkd_dist.pools.device import pick_device, use_threads
 from mtkd_dist.pools.errors import root_cause
 from mtkd_dist.pools.link import LinkError
+from mtkd_dist.train.cached_source import CachedSource
 from mtkd_dist.train.job import StudentJob
 from mtkd_dist.train.loop import train
 from mtkd_dist.train.nonfinite import NonFiniteLoss
@@ -57,7 +58,7 @@ def student_worker(config: dict[str, Any]) -> None:
             state,
             network,
             job.method,
-            _source(job, config["link"], rank, world_size, state.step, device),
+            _source(job, config["link"], board, rank, world_size, state.step, device),
             training,
             seed=job.seed,
             rank=rank,
@@ -75,8 +76,19 @@ def student_worker(config: dict[str, Any]) -> None:
         raise
 
 
-def _source(job: StudentJob, link: Any, rank: int, world_size: int, first_step: int, device: torch.device) -> Source:
+def _source(
+    job: StudentJob, link: Any, board: Any, rank: int, world_size: int, first_step: int, device: torch.device
+) -> Source:
     share = Share(job.images, job.plan, job.slot_size, slots_of_rank(job.slots_per_step, rank, world_size))
+    if job.rendered is not None:
+        return CachedSource(
+            share,
+            job.method,
+            job.rendered,
+            device,
+            job.training.channels_last,
+            tell=lambda text: board.post.remote([{"note": text}]),
+        )
     if link is None:
         return LocalSource(share, device, job.training.channels_last)
     attempt = _of_rank_0(ray.get(link.new_attempt.remote()) if rank == 0 else 0, world_size, device)

@@ -1,0 +1,110 @@
+"""The whole command with rendered teacher answers, on four logical GPUs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mtkd_dist import launch
+from mtkd_dist.models import digest_file
+from tests.nets import TINY, TINY_AGGREGATOR, make_teacher, write_photos
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+
+class Launched:
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.answers = folder, folder / "answers"
+        write_photos(folder / "train", 4)
+        write_photos(folder / "held", 1, side=48)
+        teachers = [make_teacher(folder, name, seed=seed) for seed, name in enumerate("ab")]
+        training = {"steps": 4, "batch_size": 4, "patch": 8, "checkpoint_every": 2, "validate_every": 0, "ema": 0.5}
+        config = {
+            "data": [str(folder / "train")],
+            "test": [f"held={folder / 'held'}"],
+            "teachers": [str(teacher.path) for teacher in teachers],
+            "student": TINY,
+            "aggregator": TINY_AGGREGATOR,
+            "scale": 2,
+            "link": {"slot_size": 1},
+            "answers": {"folder": str(self.answers)},
+            "aggregate": training,
+            "distil": training,
+            "num_gpus": 4,
+        }
+        self.file = folder / "run.yaml"
+        self.file.write_text(yaml.safe_dump(config))
+
+    def launch(self, name: str, *more: str) -> int:
+        return launch.main(["--config", str(self.file), "--output", str(self.folder / name), *more])
+
+    def manifest(self, name: str, stage: str) -> dict[str, dict[str, object]]:
+        return json.loads((self.folder / name / stage / "manifest.json").read_text())
+
+    def rendered(self) -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in self.answers.rglob("*.npy")}
+
+
+@pytest.fixture(scope="module")
+def launched(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Launched:
+    launched = Launched(tmp_path_factory.mktemp("cached"))
+    assert launched.launch("first", "--teacher-outputs", "cached") == 0
+    return launched
+
+
+def test_it_ends_with_the_same_files_as_with_live_teachers(launched: Launched) -> None:
+    for name in ("config.yaml", "scores.json", "aggregator.safetensors", "student.safetensors"):
+        assert (launched.folder / "first" / name).is_file(), name
+
+
+def test_every_photograph_is_rendered_once_for_each_teacher_and_once_for_the_aggregator(launched: Launched) -> None:
+    photographs = launched.manifest("first", "answers/teachers")["summary"]["images"]
+    assert launched.manifest("first", "answers/aggregate")["summary"]["images"] == photographs / 2  # type: ignore[operator]
+    assert len(launched.rendered()) == 1.5 * photographs  # type: ignore[operator]
+    assert len(list(launched.answers.glob("*/index.json"))) == 3
+
+
+def test_all_gpus_go_to_the_students_and_weights_say_what_they_learned_from(launched: Launched) -> None:
+    for stage in ("aggregate", "distil"):
+        manifest = launched.manifest("first", stage)
+        assert manifest["summary"]["pools"].keys() == {"students"}  # type: ignore[attr-defined]
+        assert manifest["inputs"]["teacher_outputs"]["dtype"] == "float16"  # type: ignore[index]
+        assert "wire" not in manifest["inputs"]
+    assert "4 student workers (1 GPU each)" in (launched.folder / "first" / "launch.log").read_text()
+
+
+def test_a_run_in_another_folder_renders_nothing_and_ends_with_the_same_weights(
+    launched: Launched, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = launched.rendered()
+    assert launched.launch("second", "--teacher-outputs", "cached") == 0
+    assert launched.rendered() == before
+    assert "answers/aggregate: all 3 images are there" in capfd.readouterr().out
+    for name in ("aggregator.safetensors", "student.safetensors"):
+        assert digest_file(launched.folder / "first" / name) == digest_file(launched.folder / "second" / name)
+
+
+def test_too_little_room_is_refused_before_anything_is_rendered(
+    launched: Launched, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--answers.max-bytes", "1000", "--answers.folder", str(tmp_path)]
+    assert launched.launch("small", "--teacher-outputs", "cached", *flags) == launch.EXIT_FAILED
+    assert "answers.max_bytes allows 1.0 kB" in " ".join(capfd.readouterr().out.split())
+    assert not list(tmp_path.rglob("*.npy"))
+
+
+def test_auto_says_what_both_cost_and_keeps_what_it_chose(
+    launched: Launched, capfd: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--teacher-outputs", "auto", "--answers.dtype", "uint8", "--distil.steps", "2"]
+    assert launched.launch("auto", *flags) == 0
+    screen = " ".join(capfd.readouterr().out.split())
+    assert "answers: live costs" in screen
+    cached = launched.manifest("auto", "answers")["summary"]["cached"]
+    assert f"{'cached' if cached else 'live'} is taken" in screen
+    assert ("uint8 costs aggregate" in screen) == cached
+    assert launched.launch("auto", *flags) == 0
+    assert "answers: chosen before" in capfd.readouterr().out
