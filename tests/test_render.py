@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-import os
-import time
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,34 +10,17 @@ import pytest
 import ray
 import torch
 
+from mtkd_dist.data.teacher_outputs import TeacherOutputs
 from mtkd_dist.models import build_network, digest_file, save_network
 from mtkd_dist.pools.errors import TrainingFailed
 from mtkd_dist.pools.photo_workers import hand_out, photo_workers
 from mtkd_dist.pools.placement import Resources
-from mtkd_dist.pools.render import Rendering, render, teacher_rendering
+from mtkd_dist.pools.render import Renderer, Rendering, render, teacher_rendering
+from tests.mortal import Mortal
 from tests.nets import TINY, make_store, make_teacher
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 TWO_CPUS = Resources(cpus=2, gpus=0)
-
-
-class Mortal:
-    """Dies of every task that `flags` has a file for, and takes the file with it."""
-
-    def __init__(self, flags: Path, reserved_gpu: bool) -> None:
-        self._flags = flags
-
-    def ready(self) -> None:
-        pass
-
-    def work(self, task: int) -> int:
-        flag = self._flags / str(task)
-        if flag.exists():
-            if not (self._flags / "always").exists():
-                flag.unlink()
-            os._exit(1)
-        time.sleep(0.05)
-        return 10 * task
 
 
 def handed_out(flags: Path, tasks: int) -> Iterator[tuple[int, int]]:
@@ -50,7 +31,7 @@ def handed_out(flags: Path, tasks: int) -> Iterator[tuple[int, int]]:
 
 
 def test_the_tasks_of_workers_that_die_are_done_by_others(tmp_path: Path) -> None:
-    for task in (0, 1, 4):
+    for task in (0, 4):
         (tmp_path / str(task)).touch()
     assert dict(handed_out(tmp_path, 6)) == {task: 10 * task for task in range(6)}
 
@@ -60,6 +41,12 @@ def test_a_task_that_kills_every_worker_is_named(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     with pytest.raises(TrainingFailed, match="workers died of task 2, 3 times"):
         list(handed_out(tmp_path, 4))
+
+
+def test_what_a_task_raises_comes_through_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "broken").touch()
+    with pytest.raises(ValueError, match=r"^a broken photograph$"):
+        list(handed_out(tmp_path, 2))
 
 
 def teacher_rendering_in(folder: Path, root: Path) -> Rendering:
@@ -72,14 +59,28 @@ def content(rendering: Rendering) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in rendering.outputs.folder.iterdir()}
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("one_thread")
 def test_a_rendering_that_was_interrupted_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
-    whole = teacher_rendering_in(tmp_path, tmp_path / "whole")
-    assert len(list(render([whole], TWO_CPUS))) == 4
     parts = teacher_rendering_in(tmp_path, tmp_path / "parts")
-    list(itertools.islice(render([parts], TWO_CPUS, workers=1), 2))
+    elsewhere = TeacherOutputs(tmp_path / "whole", parts.outputs.key, parts.outputs.images)
+    whole = dataclasses.replace(parts, outputs=elsewhere)
+    whole.outputs.create()
+    for index in range(4):
+        Renderer(torch.device("cpu")).render(whole, index)
+    rendering = render([parts], TWO_CPUS, workers=1)
+    next(rendering)
+    rendering.close()
     done = 4 - len(parts.outputs.missing())
-    assert done >= 2
-    assert len(list(render([parts], TWO_CPUS))) == 4 - done
+    assert done >= 1
+    assert len(list(render([parts], TWO_CPUS, workers=1))) == 4 - done
     assert content(parts) == content(whole)
     assert list(render([parts], TWO_CPUS)) == []
 
@@ -90,8 +91,9 @@ def test_an_image_that_is_not_finite_is_named_with_its_network(tmp_path: Path) -
     for parameter in broken.parameters():
         torch.nn.init.constant_(parameter, float("nan"))
     save_network(rendering.network.path, broken, {"network": TINY, "scale": "2"})  # type: ignore[union-attr]
-    with pytest.raises(ValueError, match=r"given on 0\d\.png: the image is not finite"):
-        list(render([rendering], TWO_CPUS))
+    rendering.outputs.create()
+    with pytest.raises(ValueError, match=r"given on 02\.png: the image is not finite"):
+        Renderer(torch.device("cpu")).render(rendering, 2)
     assert len(rendering.outputs.missing()) == 4
 
 
