@@ -58,8 +58,11 @@ class AloneWithMTKDsLoss(MTKD):
 
 
 class Way:
-    """One training, a step at a time. The next batch is fetched beside the step, as a `Prefetcher` does, and a step ends
-    when both are done: so no way is charged for the fetching of another."""
+    """One training, a step at a time.
+
+    The next batch is fetched beside the step, as a `Prefetcher` does, and a step ends when both are done: so no way is
+    charged for the fetching of another.
+    """
 
     def __init__(self, student: str, method: Method, source: Source) -> None:
         torch.manual_seed(0)
