@@ -106,12 +106,18 @@ def test_auto_says_what_both_cost_and_keeps_what_it_chose(
     launched: Launched, capfd: pytest.CaptureFixture[str]
 ) -> None:
     aggregator = launched.folder / "first" / "aggregator.safetensors"
-    flags = ["--teacher-outputs", "auto", "--answers.dtype", "uint8", "--aggregator", str(aggregator)]
+    # Ten times as many pixels in samples as in photographs.
+    flags = ["--distil.batch-size", "64", "--distil.patch", "16", "--answers.dtype", "uint8"]
+    flags += ["--teacher-outputs", "auto", "--aggregator", str(aggregator)]
     assert launched.launch("auto", *flags) == 0
     screen = " ".join(capfd.readouterr().out.split())
     assert "answers: live costs" in screen
-    cached = launched.manifest("auto", "answers")["summary"]["cached"]
-    assert f"{'cached' if cached else 'live'} is taken" in screen
-    assert ("uint8 costs aggregate" in screen) == cached
+    assert "cached is taken" in screen
+    assert "answers/aggregate: uint8 costs aggregate" in screen
+    rounding = launched.manifest("auto", "answers/aggregate")["summary"]["rounding"]
+    # Rounding to 256 levels, evenly spread: 20 log10(255) + 10 log10(12) = 58.92 dB.
+    assert rounding["aggregate"]["psnr_db"] == pytest.approx(58.92, abs=1)  # type: ignore[index]
     assert launched.launch("auto", *flags) == 0
-    assert "answers: chosen before" in capfd.readouterr().out
+    screen = " ".join(capfd.readouterr().out.split())
+    assert "answers: chosen before: live costs" in screen
+    assert "distil: done before" in screen

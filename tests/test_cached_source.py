@@ -163,3 +163,22 @@ def test_what_a_method_wants_of_its_teachers_is_known_before_anything_starts() -
 def test_a_method_that_wants_the_networks_themselves_needs_live_teachers() -> None:
     with pytest.raises(NeedsNetworks, match=r"Features asks its teachers for 'teachers'.*live teachers"):
         images_asked(Features(), 2, 2)
+
+
+def test_the_key_says_what_is_computed_and_not_that_it_was_left_open(made: Rendered, tmp_path: Path) -> None:
+    teacher = made.teachers[0]
+    keys = [
+        teacher_rendering(teacher, "digest", made.store, tmp_path, "float16", precision).outputs.key["arithmetic"]
+        for precision in ("float32", "bfloat16", "auto")
+    ]
+    assert keys[:2] == ["float32", "bfloat16"]
+    assert keys[2] in keys[:2]
+
+
+def test_a_teacher_of_another_name_is_the_same_teacher(made: Rendered, tmp_path: Path) -> None:
+    renamed = dataclasses.replace(made.teachers[0], name="other")
+    folders = {
+        teacher_rendering(teacher, "digest", made.store, tmp_path, "float16", "float32").outputs.folder
+        for teacher in (made.teachers[0], renamed)
+    }
+    assert len(folders) == 1

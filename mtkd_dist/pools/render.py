@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import ray
@@ -38,6 +37,7 @@ class Rendering:
     network: TeacherFile | Merged
     outputs: TeacherOutputs
     precision: Precision
+    """Never "auto": what the key says is what is computed, on whatever device."""
     sources: tuple[Rendering, ...] = ()
     """Of an aggregator: whose images it makes one of, in its order."""
 
@@ -56,8 +56,9 @@ def teacher_rendering(
 ) -> Rendering:
     """`digest`: SHA-256 of the teacher's file. Its name plays no part: runs may call it differently."""
     network = {"weights": digest, "input_range": teacher.input_range}
-    key = outputs_key(network, images, dtype, _arithmetic(precision), TILE, OVERLAP)
-    return Rendering(teacher, TeacherOutputs(root, key, images), precision)
+    arithmetic = _arithmetic(precision)
+    key = outputs_key(network, images, dtype, arithmetic, TILE, OVERLAP)
+    return Rendering(teacher, TeacherOutputs(root, key, images), arithmetic)
 
 
 def aggregate_rendering(aggregator: Merged, sources: tuple[Rendering, ...]) -> Rendering:
@@ -181,11 +182,9 @@ class RenderWorker:
             self._renderer.render(rendering, index)
 
 
-def _arithmetic(precision: Precision) -> str:
-    """What workers compute in: the driver's machine may have no GPU, and Ray names the type of those that are real."""
-    real = any(name.startswith("accelerator_type:") for name in _cluster_resources())
-    return str(compute_dtype(precision, torch.device("cuda" if real else "cpu"))).removeprefix("torch.")
-
-
-def _cluster_resources() -> dict[str, Any]:
-    return ray.cluster_resources() if ray.is_initialized() else {}
+def _arithmetic(precision: Precision) -> Precision:
+    """What "auto" means here: the driver's machine may have no GPU, and Ray names the type of those that are real."""
+    found = ray.cluster_resources() if ray.is_initialized() else {}
+    real = any(name.startswith("accelerator_type:") for name in found)
+    dtype = compute_dtype(precision, torch.device("cuda" if real else "cpu"))
+    return "bfloat16" if dtype == torch.bfloat16 else "float32"
