@@ -1,4 +1,4 @@
-"""The whole command with rendered teacher answers, on four logical GPUs."""
+"""The whole command with rendered teacher answers, on one logical GPU."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Launched:
             "answers": {"folder": str(self.answers)},
             "aggregate": training,
             "distil": training,
-            "num_gpus": 2,
+            "num_gpus": 1,
         }
         self.file = folder / "run.yaml"
         self.file.write_text(yaml.safe_dump(config))
@@ -88,7 +88,7 @@ def test_a_run_in_another_folder_renders_nothing_and_ends_with_the_same_weights(
     assert launched.rendered() == before
     screen = capfd.readouterr().out
     assert "answers/aggregate: all 3 images are there" in screen
-    assert "on 2 student workers (1 GPU each)" in screen
+    assert "on 1 student worker (1 GPU each)" in screen
     for name in ("aggregator.safetensors", "student.safetensors"):
         assert digest_file(launched.folder / "first" / name) == digest_file(launched.folder / "second" / name)
 
