@@ -33,8 +33,8 @@ from mtkd_dist.pools.evaluate import (
     load_metrics,
     score_photos,
     score_photos_here,
-    worker_count,
 )
+from mtkd_dist.pools.photo_workers import worker_count
 from mtkd_dist.report.counter import counter
 from mtkd_dist.report.screen import capture_output
 from mtkd_dist.report.tables import ScoreTable, markdown_table, scores_table, split_tables

@@ -11,7 +11,7 @@ from PIL import Image
 from mtkd_dist.config.load import ConfigError
 from mtkd_dist.data import ImageError, Photo, find_photos, read_image
 from mtkd_dist.models import aggregator_metadata, build_aggregator, save_network
-from mtkd_dist.pools.evaluate import worker_count
+from mtkd_dist.pools.photo_workers import worker_count
 from mtkd_dist.stages.models_to_score import read_models
 from mtkd_dist.stages.photos_to_score import (
     PhotoFile,

@@ -63,6 +63,22 @@ def test_weights_are_found_under_the_usual_names(tmp_path: Path, wrapper: str) -
     assert read_state_dict(tmp_path / "net.pth").keys() == TENSORS.keys()
 
 
+def test_equal_networks_are_equal_files(tmp_path: Path) -> None:
+    metadata = {name: name for name in ("network", "scale", "method", "teachers", "step", "psnr")}
+    network = build_network(SMALL[0], 2)
+    for i in range(5):
+        save_network(tmp_path / f"{i}.safetensors", network, dict(reversed(metadata.items())) if i else metadata)
+    assert len({digest_file(tmp_path / f"{i}.safetensors") for i in range(5)}) == 1
+    assert read_metadata(tmp_path / "0.safetensors") == metadata
+    found = read_state_dict(tmp_path / "0.safetensors")
+    assert all(torch.equal(tensor, found[name]) for name, tensor in network.state_dict().items())
+
+
+def test_a_file_without_metadata_can_be_written(tmp_path: Path) -> None:
+    save_network(tmp_path / "bare.safetensors", build_network(SMALL[0], 2), {})
+    assert read_metadata(tmp_path / "bare.safetensors") == {}
+
+
 def test_averaged_weights_are_preferred_to_the_last_ones(tmp_path: Path) -> None:
     torch.save({"params": {"a": torch.zeros(1)}, "params_ema": {"a": torch.ones(1)}}, tmp_path / "net.pth")
     assert read_state_dict(tmp_path / "net.pth")["a"].item() == 1

@@ -14,6 +14,8 @@ WireDtype = Literal["float16", "float32", "uint8"]
 Precision = Literal["auto", "float32", "bfloat16"]
 TeacherPrecision = Literal["auto", "float32", "bfloat16", "float16"]
 OnDeadly = Literal["error", "skip"]
+TeacherOutputsMode = Literal["live", "cached", "auto"]
+OutputDtype = Literal["float16", "uint8"]
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,18 @@ class LinkConfig:
 
 
 @dataclass(frozen=True)
+class AnswersConfig:
+    """Teacher answers that are rendered once (teacher_outputs: cached)."""
+
+    folder: str | None = None
+    """Folder of the rendered images, which runs and sweeps may share; default: OUTPUT/teacher-outputs."""
+    dtype: OutputDtype = "float16"
+    """Type in which rendered images are stored; uint8 halves the disk, and the run says what it costs in PSNR."""
+    max_bytes: int = 200_000_000_000
+    """Largest number of bytes of the folder; rendering that would need more is refused before it starts."""
+
+
+@dataclass(frozen=True)
 class ClusterConfig:
     """The Ray cluster that the pools run on."""
 
@@ -150,6 +164,9 @@ class Config:
     """GPUs of the student pool; default: what the teacher pool leaves."""
     plan_only: bool = False
     """Measure teachers and student, print what each split of the devices would do, and stop."""
+    teacher_outputs: TeacherOutputsMode = "live"
+    """live: the teachers answer in every step; cached: they render every photograph once, and their GPUs go to the
+    students; auto: what costs less, as measured before the start."""
     seed: int = 0
     """Seed of the weights and of the plan."""
     on_change: Literal["refuse", "restart"] = "refuse"
@@ -160,4 +177,5 @@ class Config:
     distil: TrainingConfig = field(default_factory=TrainingConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     link: LinkConfig = field(default_factory=LinkConfig)
+    answers: AnswersConfig = field(default_factory=AnswersConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)

@@ -280,11 +280,16 @@ def _fingerprint(photos: Sequence[Photo]) -> str:
 
 def crop(image: NDArray[Pixel], sample: Sample, patch: int, scale: int) -> NDArray[Pixel]:
     """(scale*h, scale*w, 3) -> (3, scale*patch, scale*patch), a contiguous copy, mirrored and rotated."""
+    return crop_view(image, sample, patch, scale).copy()
+
+
+def crop_view(image: NDArray[Pixel], sample: Sample, patch: int, scale: int) -> NDArray[Pixel]:
+    """The same without a copy."""
     top, left, side = scale * sample.y, scale * sample.x, scale * patch
     crop = image[top : top + side, left : left + side]
     if sample.flip:
         crop = crop[:, ::-1]
-    return np.rot90(crop, sample.rotate).transpose(2, 0, 1).copy()
+    return np.rot90(crop, sample.rotate).transpose(2, 0, 1)
 
 
 def _reopen(folder: Path, digest: str) -> ImageStore:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn.functional import l1_loss
 
-from mtkd_dist.methods.base import Batch, FrozenNetworks, Losses
+from mtkd_dist.methods.base import Batch, Losses, TeacherImages
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Aggregation:
 
     needs_teachers: bool = True
 
-    def teach(self, lr: Tensor, networks: FrozenNetworks) -> dict[str, Tensor]:
+    def teach(self, lr: Tensor, networks: TeacherImages) -> dict[str, Tensor]:
         return {"teachers": networks.teacher_images(lr)}
 
     def loss(self, student: nn.Module, batch: Batch) -> Losses:

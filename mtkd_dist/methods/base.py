@@ -12,6 +12,18 @@ import torch
 from torch import Tensor, nn
 
 
+class TeacherImages(Protocol):
+    """What a method asks whose teachers' answers are images: networks can tell, and so can rendered files."""
+
+    def teacher_images(self, lr: Tensor) -> Tensor:
+        """(B,3,h,w) -> (B,N,3,H,W), the images of all N teachers in their order."""
+        ...
+
+    def aggregate(self, lr: Tensor) -> Tensor:
+        """(B,3,h,w) -> (B,3,H,W), the images of all teachers turned into one. Errors: ValueError without aggregator."""
+        ...
+
+
 @dataclass(frozen=True)
 class FrozenNetworks:
     """What a teacher worker holds. All in eval mode and without gradients; images in [0,1]."""
@@ -22,11 +34,9 @@ class FrozenNetworks:
     """(B,N,3,H,W) -> (B,3,H,W), or None while it is still to be trained."""
 
     def teacher_images(self, lr: Tensor) -> Tensor:
-        """(B,3,h,w) -> (B,N,3,H,W), the images of all N teachers in their order."""
         return torch.stack([teacher(lr) for teacher in self.teachers.values()], dim=1)
 
     def aggregate(self, lr: Tensor) -> Tensor:
-        """(B,3,h,w) -> (B,3,H,W), the images of all teachers turned into one. Errors: ValueError without aggregator."""
         if self.aggregator is None:
             raise ValueError("an aggregated image needs a trained aggregator; the aggregate stage makes one")
         image: Tensor = self.aggregator(self.teacher_images(lr))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn.functional import l1_loss
 
-from mtkd_dist.methods.base import Batch, FrozenNetworks, Losses
+from mtkd_dist.methods.base import Batch, Losses, TeacherImages
 from mtkd_kernels import haar_l1_loss
 
 
@@ -22,7 +22,7 @@ class MTKD:
     l1_weight: float = 0.1
     needs_teachers: bool = True
 
-    def teach(self, lr: Tensor, networks: FrozenNetworks) -> dict[str, Tensor]:
+    def teach(self, lr: Tensor, networks: TeacherImages) -> dict[str, Tensor]:
         return {"aggregate": networks.aggregate(lr)}
 
     def loss(self, student: nn.Module, batch: Batch) -> Losses:

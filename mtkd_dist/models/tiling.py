@@ -19,8 +19,8 @@ def enlarge(
     """`network(lr)`, in tiles where `lr` is larger than one.
 
     Args:
-        network: (B,3,h,w) -> (B,...,s*h,s*w).
-        lr: (B,3,h,w).
+        network: (B,...,h,w) -> (B,...,s*h,s*w).
+        lr: (B,3,h,w); for an aggregator (B,N,3,H,W), with a scale of 1 and `tile` and `overlap` in HR pixels.
 
     Away from the seams by more than the network's receptive field the result is that of the whole image. Attention
     over whole images and global pooling see a tile only.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import pickle
 import uuid
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, mse_loss
 
@@ -91,7 +92,8 @@ def load_strict(module: nn.Module, state_dict: Mapping[str, Tensor], source: str
 def save_network(path: str | os.PathLike[str], module: nn.Module, metadata: Mapping[str, str]) -> None:
     """Write the weights as float32 safetensors, with `metadata`; a reader of `path` meets the old file or the new one.
 
-    `load_network` rebuilds the network from the metadata `network` (its text) and `scale`.
+    `load_network` rebuilds the network from the metadata `network` (its text) and `scale`. Equal networks with equal
+    metadata are equal files: digests of files are what tells networks apart.
     """
     path = Path(path)
     tensors = {
@@ -100,10 +102,20 @@ def save_network(path: str | os.PathLike[str], module: nn.Module, metadata: Mapp
     }
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
-        save_file(tensors, temporary, metadata=dict(metadata))
+        temporary.write_bytes(_with_sorted_metadata(save(tensors, metadata=dict(metadata))))
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _with_sorted_metadata(content: bytes) -> bytes:
+    """A file of safetensors, which writes metadata in another order each time."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    header["__metadata__"] = dict(sorted(header.get("__metadata__", {}).items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the format wants tensors aligned
+    return len(text).to_bytes(8, "little") + text + content[end:]
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:

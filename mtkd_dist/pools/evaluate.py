@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
-import ray
 import ray.util
 import torch
 from numpy.typing import NDArray
@@ -23,6 +22,7 @@ from mtkd_dist.models.ensemble import self_ensemble
 from mtkd_dist.models.spandrel_adapter import allow_torchvision_import
 from mtkd_dist.models.tiling import enlarge
 from mtkd_dist.pools.device import pick_device, use_threads
+from mtkd_dist.pools.photo_workers import photo_workers
 from mtkd_dist.pools.placement import Resources
 from mtkd_dist.pools.teacher_worker import TeacherFile, digests_of
 
@@ -121,36 +121,17 @@ def score_photos(
     `workers` workers; None: one a GPU (at most `num_gpus`), or one a CPU core where there is no GPU. Each computes with
     one thread, so that no digit of a score depends on their number. Errors: what a worker raised.
     """
-    gpus = resources.gpus if num_gpus is None else min(num_gpus, resources.gpus)
-    count = worker_count(len(photos), gpus or resources.cpus, workers)
-    # More workers than devices share them; one that asks for more than is left would never start.
-    share_of_cpu = 0 if gpus else min(1.0, _share(resources.cpus, count))
-    share_of_gpu = _share(1, -(-count // gpus)) if gpus else 0
-    actor = ray.remote(EvaluateWorker).options(num_cpus=share_of_cpu, num_gpus=share_of_gpu)
-    started = [actor.remote(jobs, gpus > 0) for _ in range(count)]
-    try:
-        yield from ray.util.ActorPool(started).map(lambda worker, photo: worker.score.remote(photo), list(photos))
-    except RayTaskError as error:
-        raise error.cause from None
-    finally:
-        for worker in started:
-            ray.kill(worker)
+    with photo_workers(EvaluateWorker, [jobs], len(photos), resources, num_gpus, workers) as started:
+        try:
+            yield from ray.util.ActorPool(started).map(lambda worker, photo: worker.score.remote(photo), list(photos))
+        except RayTaskError as error:
+            raise error.cause from None
 
 
 def score_photos_here(jobs: Sequence[EvaluateJob], photos: Sequence[Photo]) -> Iterator[Scored]:
     """The same in this process, without Ray."""
     worker = EvaluateWorker(jobs, reserved_gpu=True)
     yield from map(worker.score, photos)
-
-
-def worker_count(photos: int, devices: int, asked: int | None) -> int:
-    """One worker a device, or as many as asked for; never more than photographs."""
-    return max(1, min(asked or devices, photos))
-
-
-def _share(devices: int, workers: int) -> float:
-    """Of one worker, rounded down to the ten-thousandths that Ray counts in, so that all fit."""
-    return devices * 10_000 // workers / 10_000
 
 
 def load_metrics(extra: Collection[Extra], device: torch.device) -> dict[str, PerceptualMetric]:

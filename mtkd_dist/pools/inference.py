@@ -41,9 +41,12 @@ class Frozen(nn.Module):
         name: for messages, such as "teacher rcan".
         network: (B,3,h,w) -> (B,3,s*h,s*w), or an aggregator (B,N,3,H,W) -> (B,3,H,W).
         scale: s; 1 for an aggregator.
+        capture: on a GPU, sizes of input come again and again, so that it pays to capture each.
     """
 
-    def __init__(self, name: str, network: nn.Module, scale: int, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self, name: str, network: nn.Module, scale: int, device: torch.device, dtype: torch.dtype, capture: bool = True
+    ) -> None:
         super().__init__()
         network = network.eval().requires_grad_(False).to(device)
         # Convolutions take this order faster on GPUs and CPUs alike.
@@ -52,6 +55,7 @@ class Frozen(nn.Module):
         self._scale = scale
         self.network = Autocast(network, dtype)
         self.training = False
+        self._capture = capture
         self._graphs: dict[torch.Size, _Graph | None] = {}
         self._lock = threading.Lock()
 
@@ -60,7 +64,7 @@ class Frozen(nn.Module):
         """Errors: ValueError where the answer has another shape than (B,3,s*H,s*W)."""
         if images.ndim == 4:
             images = images.contiguous(memory_format=torch.channels_last)
-        graph = self._graph(images) if images.is_cuda else None
+        graph = self._graph(images) if images.is_cuda and self._capture else None
         output: Tensor = self.network(images) if graph is None else graph(images)
         expected = (len(images), 3, images.shape[-2] * self._scale, images.shape[-1] * self._scale)
         if output.shape != expected:

@@ -68,11 +68,13 @@ def load_networks(
     device: torch.device,
     dtype: torch.dtype = torch.float32,
     sample: Tensor | None = None,
+    capture: bool = True,
 ) -> FrozenNetworks:
     """Frozen networks on `device` that compute in `dtype` and answer in float32; teachers by name, in the order given.
 
     Each is cast by itself: the aggregator gets what the teachers said in float32. With a `sample` of LR images on the
     device, a network whose answer to it is not finite in `dtype` computes in float32, and the log says so.
+    `capture`: see `Frozen`.
     Errors: ValueError for a file of the wrong scale, or an aggregator that was trained with other teachers.
     """
 
@@ -80,7 +82,7 @@ def load_networks(
         fits = dtype if images is None else fitting_dtype(network.to(device), images, dtype)
         if fits != dtype:
             logger.warning("%s computes in float32: its answers are not finite as %s", name, dtype)
-        return Frozen(name, network, scale, device, fits)
+        return Frozen(name, network, scale, device, fits, capture)
 
     networks = FrozenNetworks(
         {

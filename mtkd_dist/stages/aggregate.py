@@ -21,6 +21,7 @@ from mtkd_dist.models import (
     save_network,
 )
 from mtkd_dist.stages import manifest
+from mtkd_dist.stages.answers import rendered_teachers
 from mtkd_dist.stages.manifest import Manifest
 from mtkd_dist.stages.run import Run
 from mtkd_dist.stages.teachers import ReadyTeachers
@@ -30,13 +31,16 @@ STAGE = "aggregate"
 FILE = "aggregator.safetensors"
 
 
-def run_aggregate(run: Run, teachers: ReadyTeachers) -> Path:
-    """Train the aggregator, or take the one that is given; returns its file in the output folder."""
+def run_aggregate(run: Run, teachers: ReadyTeachers, cached: bool = False) -> Path:
+    """Train the aggregator, or take the one that is given; returns its file in the output folder.
+
+    `cached`: on teachers' images that are rendered first, instead of asking a teacher pool.
+    """
     given = aggregator_path(run.config.aggregator)
-    return _trained(run, teachers) if given is None else _given(run, teachers, given)
+    return _trained(run, teachers, cached) if given is None else _given(run, teachers, given)
 
 
-def aggregate_training(run: Run, teachers: ReadyTeachers) -> Training:
+def aggregate_training(run: Run, teachers: ReadyTeachers, cached: bool = False) -> Training:
     """What is trained where no aggregator is given."""
     network = parse_aggregator(run.config.aggregator).text
     return Training(
@@ -48,11 +52,12 @@ def aggregate_training(run: Run, teachers: ReadyTeachers) -> Training:
         teachers=teachers.files,
         teacher_digests=teachers.digests,
         trains_aggregator=True,
+        rendered=rendered_teachers(run, teachers.files, teachers.digests) if cached else None,
     )
 
 
-def _trained(run: Run, teachers: ReadyTeachers) -> Path:
-    training = aggregate_training(run, teachers)
+def _trained(run: Run, teachers: ReadyTeachers, cached: bool) -> Path:
+    training = aggregate_training(run, teachers, cached)
     path = run.output / FILE
 
     def write(weights: dict[str, Tensor]) -> list[Path]:

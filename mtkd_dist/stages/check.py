@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from mtkd_dist.config.load import ConfigError, nearest
 from mtkd_dist.config.tree import Config, TrainingConfig
+from mtkd_dist.methods import images_asked
 from mtkd_dist.models import (
     aggregator_path,
     build_aggregator,
@@ -21,6 +22,7 @@ from mtkd_dist.models import (
     parse_network,
     starting_weights,
 )
+from mtkd_dist.stages.distil_method import distil_method
 from mtkd_dist.stages.teacher_spec import TeacherSpec, parse_teachers
 
 T = TypeVar("T")
@@ -37,6 +39,7 @@ def check(config: Config) -> None:
         _check_training(name, getattr(config, name), config)
     _check_loss(config)
     _check_link(config)
+    _check_answers(config)
     _check_gpus(config)
 
 
@@ -200,6 +203,24 @@ def _check_link(config: Config) -> None:
         link.max_bytes,
         f"at least {need}, the answers of one step (lower batch_size or patch, or raise it)",
     )
+
+
+def _check_answers(config: Config) -> None:
+    _require(config.answers.max_bytes >= 1, "answers.max_bytes", config.answers.max_bytes, "at least 1")
+    folder = Path(config.answers.folder) if config.answers.folder is not None else None
+    _require(folder is None or bool(str(folder).strip()), "answers.folder", repr(config.answers.folder), "a folder")
+    _require(
+        folder is None or not folder.exists() or folder.is_dir(),
+        "answers.folder",
+        folder,
+        "a folder, and this is a file",
+    )
+    if config.teacher_outputs == "cached":
+        _parse(
+            "teacher_outputs",
+            distil_method(config),
+            lambda method: images_asked(method, len(config.teachers), config.scale),
+        )
 
 
 def step_bytes(training: TrainingConfig, scale: int, images: int, wire: str) -> int:

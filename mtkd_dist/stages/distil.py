@@ -6,8 +6,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from mtkd_dist.methods import MTKD
 from mtkd_dist.models import build_network, digest_file, load_strict, parse_network, save_network, teachers_text
+from mtkd_dist.stages.answers import rendered_teachers
+from mtkd_dist.stages.distil_method import distil_method
 from mtkd_dist.stages.run import Run
 from mtkd_dist.stages.teachers import ReadyTeachers
 from mtkd_dist.stages.training import Training, train_stage
@@ -15,9 +16,9 @@ from mtkd_dist.stages.training import Training, train_stage
 STAGE = "distil"
 
 
-def run_distil(run: Run, teachers: ReadyTeachers, aggregator: Path) -> Path:
-    """Train the student; returns its file."""
-    training = distil_training(run, teachers, aggregator)
+def run_distil(run: Run, teachers: ReadyTeachers, aggregator: Path, cached: bool = False) -> Path:
+    """Train the student; returns its file. `cached`: on aggregates that are rendered first."""
+    training = distil_training(run, teachers, aggregator, cached)
     path = run.output / "student.safetensors"
 
     def write(weights: dict[str, Tensor]) -> list[Path]:
@@ -30,14 +31,14 @@ def run_distil(run: Run, teachers: ReadyTeachers, aggregator: Path) -> Path:
     return path
 
 
-def distil_training(run: Run, teachers: ReadyTeachers, aggregator: Path) -> Training:
+def distil_training(run: Run, teachers: ReadyTeachers, aggregator: Path, cached: bool = False) -> Training:
     config = run.config
     network = parse_network(config.student).text
     start = Path(config.student_weights).resolve() if config.student_weights is not None else None
     return Training(
         STAGE,
         network,
-        MTKD(levels=config.loss.levels, l1_weight=config.loss.l1_weight),
+        distil_method(config),
         config.distil,
         {
             "network": network,
@@ -51,4 +52,5 @@ def distil_training(run: Run, teachers: ReadyTeachers, aggregator: Path) -> Trai
         aggregator_digest=digest_file(aggregator),
         start=start,
         start_digest=digest_file(start) if start is not None else None,
+        rendered=rendered_teachers(run, teachers.files, teachers.digests, aggregator) if cached else None,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mtkd_dist.stages.aggregate import run_aggregate
+from mtkd_dist.stages.answers_choice import reads_rendered
 from mtkd_dist.stages.distil import run_distil
 from mtkd_dist.stages.evaluate import run_evaluate
 from mtkd_dist.stages.run import Run
@@ -15,6 +16,7 @@ def run_stages(run: Run) -> list[Row]:
     """Do what is not done yet; returns the rows of scores.json."""
     check_results(run)
     teachers = run_teachers(run)
-    aggregator = run_aggregate(run, teachers)
-    student = run_distil(run, teachers, aggregator)
+    cached = reads_rendered(run, teachers)
+    aggregator = run_aggregate(run, teachers, cached)
+    student = run_distil(run, teachers, aggregator, cached)
     return run_evaluate(run, teachers, aggregator, student)

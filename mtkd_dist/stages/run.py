@@ -86,6 +86,8 @@ def check_layouts(config: Config, resources: Resources) -> None:
             "object store, beyond which Ray writes answers to disk; lower it"
         )
     layout_of(config, resources, config.teacher_training, False)
-    if aggregator_path(config.aggregator) is None:
-        layout_of(config, resources, config.aggregate, True)
-    layout_of(config, resources, config.distil, True)
+    # With auto it is known later whether there will be a teacher pool.
+    for pool in {"live": [True], "cached": [False], "auto": [True, False]}[config.teacher_outputs]:
+        if aggregator_path(config.aggregator) is None:
+            layout_of(config, resources, config.aggregate, pool)
+        layout_of(config, resources, config.distil, pool)

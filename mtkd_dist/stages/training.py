@@ -15,11 +15,13 @@ from torch import Tensor
 from mtkd_dist.config.tree import TrainingConfig
 from mtkd_dist.methods import Method
 from mtkd_dist.pools.placement import Layout
+from mtkd_dist.pools.render import RenderedTeachers
 from mtkd_dist.pools.split import Costs
 from mtkd_dist.pools.teacher_worker import TeacherFile, TeacherJob
 from mtkd_dist.report.limits import Cached, judge, sentence
 from mtkd_dist.report.progress import Progress
 from mtkd_dist.stages import half_done, manifest
+from mtkd_dist.stages.answers import facts, prepare
 from mtkd_dist.stages.check import TRAININGS
 from mtkd_dist.stages.course import Course
 from mtkd_dist.stages.manifest import Manifest
@@ -55,14 +57,18 @@ class Training:
     start: Path | None = None
     """File whose weights the network starts from."""
     start_digest: str | None = None
+    rendered: RenderedTeachers | None = None
+    """Where the teachers' images are read that the method asks for; None: a teacher pool answers."""
 
     def inputs(self, run: Run) -> dict[str, Any]:
         """All that the weights depend on while they are trained."""
-        link = {
+        answers: dict[str, Any] = {
             "slot_size": run.config.link.slot_size,
             "wire": run.config.link.wire,
             "teacher_precision": run.config.teacher_precision,
         }
+        if self.rendered is not None:
+            answers = {"teacher_outputs": facts(self.rendered)}
         return {
             "network": self.network,
             "scale": run.config.scale,
@@ -73,7 +79,7 @@ class Training:
             "teachers": [[t.name, self.teacher_digests[t.name], t.input_range] for t in self.teachers],
             "aggregator": self.aggregator_digest,
             "start": self.start_digest,
-        } | (link if self.teachers else {})
+        } | (answers if self.teachers else {})
 
     def names(self) -> dict[str, str]:
         """What of `inputs` the configuration calls otherwise."""
@@ -126,6 +132,8 @@ def train_stage(run: Run, training: Training, write: Callable[[dict[str, Tensor]
         reasons = manifest.differences(old.inputs, inputs, training.names()) + files
         run.say(f"{training.stage}: runs again, because of {'; '.join(reasons)}")
     checkpoints = half_done.begin(folder, trained_with)
+    if training.rendered is not None:
+        prepare(run, training.rendered)
     began = time.monotonic()
     weights, summary = _train(run, training, checkpoints)
     relative = [path.relative_to(run.output).as_posix() for path in write(weights)]
@@ -163,6 +171,7 @@ def jobs_of(run: Run, training: Training, layout: Layout) -> tuple[StudentJob, T
         seed=config.seed,
         pool=layout.students,
         min_workers=config.cluster.min_students,
+        rendered=training.rendered,
         start=training.start,
     )
     if layout.teachers is None:
@@ -184,8 +193,9 @@ def jobs_of(run: Run, training: Training, layout: Layout) -> tuple[StudentJob, T
 
 def _train(run: Run, training: Training, checkpoints: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     config, job_config = run.config, training.config
-    layout, chosen = layout_of(config, run.resources, job_config, training.method.needs_teachers), None
-    if training.method.needs_teachers:
+    asks_pool = training.method.needs_teachers and training.rendered is None
+    layout, chosen = layout_of(config, run.resources, job_config, asks_pool), None
+    if asks_pool:
         layout, chosen = choose_layout(run, training.stage, job_config, functools.partial(jobs_of, run, training))
     run.say(f"{training.stage}: {training.network} on {layout}")
     student, teacher = jobs_of(run, training, layout)

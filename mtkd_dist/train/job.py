@@ -13,6 +13,7 @@ from mtkd_dist.data import Plan
 from mtkd_dist.methods import Method
 from mtkd_dist.models import build_aggregator, build_network, load_strict, starting_weights
 from mtkd_dist.pools.placement import PoolSize
+from mtkd_dist.pools.render import RenderedTeachers
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class StudentJob:
     """What this rank reserved."""
     min_workers: int | None = None
     """Ranks with which training goes on where there is no room for `pool.workers`; None: with all of them only."""
+    rendered: RenderedTeachers | None = None
+    """Where the teachers' images lie that the method asks for; None: it gets them by the link, or needs none."""
     start: Path | None = None
     """File whose weights `network` starts from; None: random weights."""
 

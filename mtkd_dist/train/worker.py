@@ -16,6 +16,7 @@ from mtkd_dist.pools.device import pick_device, use_threads
 from mtkd_dist.pools.errors import root_cause
 from mtkd_dist.pools.link import LinkError
 from mtkd_dist.train.attempt import Attempt
+from mtkd_dist.train.cached_source import CachedSource
 from mtkd_dist.train.checkpoints import CheckpointError
 from mtkd_dist.train.job import StudentJob
 from mtkd_dist.train.loop import train
@@ -55,7 +56,7 @@ def student_worker(config: dict[str, Any]) -> None:
             state,
             network,
             job.method,
-            _source(job, board if config["linked"] else None, attempt, rank, world_size, device),
+            _source(job, config["linked"], board, attempt, rank, world_size, device),
             training,
             seed=job.seed,
             rank=rank,
@@ -77,10 +78,21 @@ def student_worker(config: dict[str, Any]) -> None:
         attempt.close()
 
 
-def _source(job: StudentJob, board: Any, attempt: Attempt, rank: int, world_size: int, device: torch.device) -> Source:
+def _source(
+    job: StudentJob, linked: bool, board: Any, attempt: Attempt, rank: int, world_size: int, device: torch.device
+) -> Source:
     """From the links that the board knows, or cut by the rank itself where there is none to ask."""
     share = Share(job.images, job.plan, job.slot_size, slots_of_rank(job.slots_per_step, rank, world_size))
-    if board is None:
+    if job.rendered is not None:
+        return CachedSource(
+            share,
+            job.method,
+            job.rendered,
+            device,
+            job.training.channels_last,
+            tell=lambda text: board.post.remote([{"note": text}]),
+        )
+    if not linked:
         return LocalSource(share, device, job.training.channels_last)
     find_links = functools.partial(_find_links, board)
     return LinkSource(find_links, attempt.number, rank, world_size, share, device, job.training.channels_last)

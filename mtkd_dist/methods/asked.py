@@ -1,0 +1,52 @@
+"""Which images a method wants of its teachers, found out by asking it once."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from mtkd_dist.methods.base import Method
+
+Asked = Literal["teachers", "aggregate"]
+
+
+class NeedsNetworks(ValueError):
+    """A method wants more of its teachers than images."""
+
+
+def images_asked(method: Method, num_teachers: int, scale: int) -> frozenset[Asked]:
+    """What the teacher half asks for: the image of every teacher, the aggregated one, both, or none.
+
+    Errors: NeedsNetworks where it asks for anything else, such as the networks themselves.
+    """
+    listener = _Listener(type(method).__name__, num_teachers, scale)
+    method.teach(torch.zeros(1, 3, 16, 16), listener)  # type: ignore[arg-type]
+    return frozenset(listener.asked)
+
+
+class _Listener:
+    """Answers as `TeacherImages` does, with black images."""
+
+    def __init__(self, method: str, num_teachers: int, scale: int) -> None:
+        self.asked: set[Asked] = set()
+        self._method, self._num_teachers, self._scale = method, num_teachers, scale
+
+    def teacher_images(self, lr: Tensor) -> Tensor:
+        self.asked.add("teachers")
+        return self._black(lr)[:, None].repeat(1, self._num_teachers, 1, 1, 1)
+
+    def aggregate(self, lr: Tensor) -> Tensor:
+        self.asked.add("aggregate")
+        return self._black(lr)
+
+    def _black(self, lr: Tensor) -> Tensor:
+        batch, channels, height, width = lr.shape
+        return torch.zeros(batch, channels, self._scale * height, self._scale * width)
+
+    def __getattr__(self, name: str) -> Any:
+        raise NeedsNetworks(
+            f"the method {self._method} asks its teachers for {name!r}, and rendered files hold their images only: it "
+            "needs live teachers (--teacher-outputs live)"
+        )

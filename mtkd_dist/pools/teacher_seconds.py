@@ -1,0 +1,75 @@
+"""A short timing of frozen networks, by which the cost of live and of rendered teacher answers is compared."""
+
+from __future__ import annotations
+
+import ray
+import torch
+from torch import Tensor, nn
+
+from mtkd_dist.config.tree import TeacherPrecision
+from mtkd_dist.data import ImageStore
+from mtkd_dist.models import aggregator_path, build_aggregator, load_aggregator
+from mtkd_dist.pools.device import pick_device, use_threads
+from mtkd_dist.pools.evaluate import AGGREGATE
+from mtkd_dist.pools.inference import Frozen, inference_dtype
+from mtkd_dist.pools.placement import Resources
+from mtkd_dist.pools.probe import median_seconds
+from mtkd_dist.pools.teacher_worker import TeacherFile, digests_of, load_networks
+from mtkd_dist.pools.wire import unpack
+
+BUDGET_SECONDS = 1.0
+"""Of each network, after it has been warmed up."""
+
+
+def seconds_per_pixel(
+    teachers: tuple[TeacherFile, ...],
+    aggregator: str,
+    images: ImageStore,
+    patch: int,
+    precision: TeacherPrecision,
+    resources: Resources,
+) -> dict[str, float]:
+    """Name of each teacher, and `AGGREGATE` -> seconds of one worker for each LR pixel, on a crop of `patch`.
+
+    `aggregator`: its file, or the text of one that is still to be trained. Errors: what the worker raised.
+    """
+    gpus = 1 if resources.gpus else 0
+    task = ray.remote(_measure).options(num_gpus=gpus, num_cpus=0 if gpus else 1, max_retries=2)
+    try:
+        seconds: dict[str, float] = ray.get(task.remote(teachers, aggregator, images, patch, precision, gpus > 0))
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from None
+    return seconds
+
+
+@torch.inference_mode()
+def _measure(
+    teachers: tuple[TeacherFile, ...],
+    aggregator: str,
+    images: ImageStore,
+    patch: int,
+    precision: TeacherPrecision,
+    reserved_gpu: bool,
+) -> dict[str, float]:
+    use_threads(1)
+    device = pick_device(reserved_gpu)
+    dtype = inference_dtype(precision, device)
+    networks = load_networks(teachers, None, images.scale, device, dtype)
+    given = aggregator_path(aggregator)
+    network = (
+        load_aggregator(given, digests_of(teachers), images.scale)
+        if given
+        else build_aggregator(aggregator, len(teachers), images.scale)
+    )
+    merge = Frozen("the aggregator", network, 1, device, dtype)
+    lr = unpack([images.lr(0)[:patch, :patch].transpose(2, 0, 1)[None]], device)
+    stack = networks.teacher_images(lr)
+
+    def seconds(network: nn.Module, images: Tensor) -> float:
+        # Asking for one number waits for the device.
+        return median_seconds(lambda: network(images).flatten()[0].item(), BUDGET_SECONDS)
+
+    times = {name: seconds(teacher, lr) for name, teacher in networks.teachers.items()}
+    times[AGGREGATE] = seconds(merge, stack)
+    pixels = lr.shape[-1] * lr.shape[-2]
+    return {name: value / pixels for name, value in times.items()}

@@ -1,0 +1,78 @@
+"""Room for rendered answers, and the choice between live and cached: decisions without Ray."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mtkd_dist.config.load import ConfigError, load_config
+from mtkd_dist.config.tree import TrainingConfig
+from mtkd_dist.pools.evaluate import AGGREGATE
+from mtkd_dist.stages import check as checks
+from mtkd_dist.stages.answers import SPARE_BYTES, Room
+from mtkd_dist.stages.answers_choice import Costs, choose, costs
+from tests.test_cached_source import Features
+
+GB = 10**9
+FOLDER = Path("outputs")
+sizes = st.integers(0, 10**13)
+
+
+@given(needed=sizes, present=sizes, allowed=sizes, free=sizes)
+def test_rendering_starts_only_where_what_it_needs_fits_into_both_bounds(
+    needed: int, present: int, allowed: int, free: int
+) -> None:
+    fits = needed == 0 or (present + needed <= allowed and needed + SPARE_BYTES <= free)
+    assert (Room(needed, present, allowed, free).refusal(FOLDER) is None) == fits
+
+
+@pytest.mark.parametrize("room", [Room(30 * GB, 5 * GB, 34 * GB, 99 * GB), Room(30 * GB, 5 * GB, 99 * GB, 31 * GB)])
+def test_a_refusal_says_bytes_and_remedies(room: Room) -> None:
+    refusal = room.refusal(FOLDER)
+    assert refusal is not None
+    for words in ("30.0 GB more in outputs", "5.0 GB are", "uint8", "answers.max_bytes", "--teacher-outputs live"):
+        assert words in refusal
+
+
+def test_what_is_rendered_is_used_although_the_bound_was_lowered() -> None:
+    assert Room(needed=0, present=5 * GB, allowed=1, free=0).refusal(FOLDER) is None
+
+
+def test_costs_are_those_of_all_samples_against_those_of_all_photographs() -> None:
+    seconds = {"a": 1e-3, "b": 2e-3, AGGREGATE: 5e-4}
+    training = TrainingConfig(steps=100, batch_size=4, patch=10)
+    missing = {"a": 0, "b": 1_000, AGGREGATE: 2_000}
+    found = costs(seconds, training, training, missing, 77)
+    samples = 100 * 4 * 10 * 10
+    assert found.live_seconds == pytest.approx(samples * 3.5e-3 + samples * 3e-3)
+    assert found.cached_seconds == pytest.approx(1_000 * 2e-3 + 2_000 * 5e-4)
+    assert found.cached_bytes == 77
+    # An aggregator that is given is not trained.
+    assert costs(seconds, None, training, missing, 77).live_seconds == pytest.approx(samples * 3.5e-3)
+
+
+@given(live=st.floats(0, 1e9), cached=st.floats(0, 1e9), room=st.booleans())
+def test_the_cheaper_way_that_is_possible_is_chosen(live: float, cached: float, room: bool) -> None:
+    choice = choose(Costs(live, cached, GB), None if room else "no room here")
+    assert choice.cached == (room and cached < live)
+    assert ("no room here" in choice.why) != room
+    assert "live costs" in choice.why
+    assert "1.0 GB" in choice.why
+
+
+def test_a_method_that_needs_the_networks_is_refused_before_anything_starts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(checks, "distil_method", lambda config: Features())
+    checks.check(load_config([]))
+    with pytest.raises(ConfigError, match=r"teacher_outputs: the method Features.*needs live teachers"):
+        checks.check(load_config(["--teacher-outputs", "cached"]))
+
+
+def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"answers\.folder.*a folder, and this is a file"):
+        checks.check(load_config(["--answers.folder", str(tmp_path / "file")]))
