@@ -88,7 +88,7 @@ def _launch(config: Config, output: Path, console: Console) -> None:
     tracker.start(dataclasses.asdict(config))
     status = "FAILED"
     try:
-        with cluster(config.cluster) as resources, sigterm_as_interrupt():
+        with cluster(config.cluster, lambda text: tell(f"warning: {text}")) as resources, sigterm_as_interrupt():
             tell(f"cluster  {resources.cpus} CPUs, {resources.gpus} GPUs, {resources.nodes} node(s)")
             # A split that cannot work is refused now, not after images are decoded and teachers trained.
             check_layouts(config, resources)
