@@ -9,17 +9,21 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import ray
 from ray.exceptions import AuthenticationError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mtkd_dist.config.tree import ClusterConfig
 from mtkd_dist.pools.placement import Resources
 
 REACH_SECONDS = 10.0
 """So long the head node of a cluster has to take a connection. Ray itself would go on trying for many minutes."""
+SEE_SECONDS = 5.0
+"""So long a node may take to see a new file of another one."""
 
 
 class ClusterError(RuntimeError):
@@ -125,6 +129,29 @@ def _starts_with_tokens(environ: Mapping[str, str]) -> bool:
     That is left to Ray, which reads the variable when it is imported: setting it here would come too late.
     """
     return _wants_tokens({"RAY_AUTH_MODE": "token", **environ})
+
+
+def unseen(paths: Sequence[Path]) -> dict[str, list[str]]:
+    """Address of each node that does not see all of these paths of this machine -> those that it lacks."""
+    given = [os.path.abspath(path) for path in paths]
+    look = ray.remote(_missing).options(num_cpus=0, max_retries=0)
+    asked = {
+        node["NodeManagerAddress"]: look.options(
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        ).remote(given)
+        for node in ray.nodes()
+        if node["Alive"]
+    }
+    answers = {node: ray.get(answer) for node, answer in asked.items()}
+    return {node: missing for node, missing in answers.items() if missing}
+
+
+def _missing(paths: list[str]) -> list[str]:
+    """A network file system may show what is new a few seconds late."""
+    deadline = time.monotonic() + SEE_SECONDS
+    while (missing := [path for path in paths if not os.path.exists(path)]) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    return missing
 
 
 def _start(config: ClusterConfig) -> None:
