@@ -1,4 +1,4 @@
-"""An object store in this process: `objects://bucket/key`. It can be switched off, and counts what is fetched."""
+"""An object store in this process: `objects://bucket/key`. It can be switched off, and remembers what came and went."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Objects(MemoryFileSystem):
     pseudo_dirs: ClassVar[list[str]] = [""]
     down: ClassVar[bool] = False
     fetched: ClassVar[list[str]] = []
-    put: ClassVar[list[str]] = []
+    sent: ClassVar[list[str]] = []
 
     @classmethod
     def _strip_protocol(cls, path: str) -> str:
@@ -27,7 +27,7 @@ class Objects(MemoryFileSystem):
 
     def put_file(self, lpath: str, rpath: str, **kwargs: Any) -> None:
         self._answer()
-        type(self).put.append(rpath)
+        type(self).sent.append(rpath)
         super().put_file(lpath, rpath, **kwargs)
 
     def cat_file(self, path: str, **kwargs: Any) -> bytes:
@@ -47,7 +47,7 @@ class Objects(MemoryFileSystem):
         cls.store.clear()
         cls.pseudo_dirs[:] = [""]
         cls.fetched.clear()
-        cls.put.clear()
+        cls.sent.clear()
         cls.down = False
 
 

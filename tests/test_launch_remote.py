@@ -10,7 +10,7 @@ import pytest
 
 from mtkd_dist import evaluate, launch
 from mtkd_dist.pools.cluster import unseen
-from tests.nets import TINY, make_aggregator, train_teacher, write_photos
+from tests.nets import TINY, make_aggregator, nearest_teacher, write_photos
 from tests.objects import Objects
 
 URL = "objects://bucket/runs/x"
@@ -22,11 +22,11 @@ def given(folder: Path) -> list[str]:
     """Put photographs and weights into the object store; returns the flags of a launch."""
     write_photos(folder / "train", 4)
     write_photos(folder / "held", 2, side=48)
-    teacher = train_teacher(folder, "given")
+    teacher = nearest_teacher(folder, "given")
     aggregator = make_aggregator(folder, [teacher])
     store = Objects()
-    store.put(str(folder / "train"), "objects://bucket/data/train", recursive=True)
-    store.put(str(folder / "held"), "objects://bucket/data/held", recursive=True)
+    for photo in [*(folder / "train").iterdir(), *(folder / "held").iterdir()]:
+        store.put_file(str(photo), f"objects://bucket/data/{photo.parent.name}/{photo.name}")
     store.put_file(str(teacher.path), "objects://bucket/given.safetensors")
     store.put_file(str(aggregator), "objects://bucket/aggregator.safetensors")
     flags = ["--data", "objects://bucket/data/train", "--test", "held=objects://bucket/data/held", "--scale", "2"]

@@ -81,12 +81,12 @@ def test_changes_are_brought_up_while_the_run_goes_on_and_deletions_too(tmp_path
     write(folder, a_txt="1", b_txt="1")
     mirror.up()
     assert there() == {"a.txt": b"1", "b.txt": b"1"}
-    Objects.put.clear()
+    Objects.sent.clear()
     write(folder, b_txt="22")
     (folder / "a.txt").unlink()
     mirror.up()
     assert there() == {"b.txt": b"22"}
-    assert Objects.put == ["/bucket/runs/x/b.txt"], "what has not changed is not sent again"
+    assert Objects.sent == ["/bucket/runs/x/b.txt"], "what has not changed is not sent again"
 
 
 def test_logs_come_before_checkpoints_and_those_before_what_says_that_they_are_whole(tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_logs_come_before_checkpoints_and_those_before_what_says_that_they_are_w
     mirror.claim()
     write(folder, distil__manifest_json="", distil__step_pt="", distil__step_pt_sha256="", distil__z_jsonl="")
     mirror.up()
-    assert [name.rpartition("/")[2] for name in Objects.put] == [
+    assert [name.rpartition("/")[2] for name in Objects.sent] == [
         "z.jsonl",
         "step.pt",
         "manifest.json",

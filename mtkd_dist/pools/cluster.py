@@ -134,14 +134,12 @@ def _starts_with_tokens(environ: Mapping[str, str]) -> bool:
 def unseen(paths: Sequence[Path]) -> dict[str, list[str]]:
     """Address of each node that does not see all of these paths of this machine -> those that it lacks."""
     given = [os.path.abspath(path) for path in paths]
-    look = ray.remote(_missing).options(num_cpus=0, max_retries=0)
-    asked = {
-        node["NodeManagerAddress"]: look.options(
-            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        ).remote(given)
-        for node in ray.nodes()
-        if node["Alive"]
-    }
+    look = ray.remote(num_cpus=0, max_retries=0)(_missing)
+    asked = {}
+    for node in ray.nodes():
+        if node["Alive"]:
+            here = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            asked[node["NodeManagerAddress"]] = look.options(scheduling_strategy=here).remote(given)
     answers = {node: ray.get(answer) for node, answer in asked.items()}
     return {node: missing for node, missing in answers.items() if missing}
 
