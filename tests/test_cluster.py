@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import ray
 
 from mtkd_dist.config.load import load_config
 from mtkd_dist.config.tree import ClusterConfig
@@ -85,11 +86,11 @@ except ClusterError as error:
 """
 
 
-def join(address: str, home: Path, **environ: str) -> str:
+def join(address: str, home: Path, code: str = JOIN, **environ: str) -> str:
     """What a process with a home of its own says that joins the cluster at `address`, or starts one where that is
     empty. Nothing of this process's authentication reaches it."""
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("RAY_AUTH")}
-    command = [sys.executable, "-c", JOIN, address]
+    command = [sys.executable, "-c", code, address]
     home.mkdir(exist_ok=True)
     return subprocess.run(
         command, env=inherited | {"HOME": str(home)} | environ, capture_output=True, text=True, timeout=120, check=True
@@ -103,28 +104,33 @@ def test_a_cluster_of_this_machine_asks_for_a_token_that_only_its_user_can_read(
     assert stat.S_IMODE(token.stat().st_mode) == 0o600
 
 
-@contextlib.contextmanager
-def head(**environ: str) -> Iterator[str]:
-    """Address of a cluster of its own, started as on a head node."""
+def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    flags = ["--head", "--block", f"--port={port}", "--num-cpus=2", "--include-dashboard=false"]
+        return free.getsockname()[1]
+
+
+@contextlib.contextmanager
+def head(**environ: str) -> Iterator[str]:
+    """Address of a cluster of its own, started as on a head node; with a dashboard where `DASHBOARD` is its port."""
+    port, dashboard = free_port(), environ.pop("DASHBOARD", None)
+    flags = ["--head", "--block", f"--port={port}", "--num-cpus=2"]
+    flags += [f"--dashboard-port={dashboard}"] if dashboard else ["--include-dashboard=false"]
     # Ray's sockets lie in it, whose paths must be short.
     with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder:
         command = [str(Path(sys.executable).with_name("ray")), "start", *flags, f"--temp-dir={folder}"]
         with Path(folder, "start.log").open("w") as log:
-            ray = subprocess.Popen(command, env=os.environ | environ, stdout=log, stderr=log)
+            started = subprocess.Popen(command, env=os.environ | environ, stdout=log, stderr=log)
         try:
             deadline = time.monotonic() + 60
             while "Ray runtime started" not in Path(folder, "start.log").read_text():
-                assert ray.poll() is None, Path(folder, "start.log").read_text()
+                assert started.poll() is None, Path(folder, "start.log").read_text()
                 assert time.monotonic() < deadline
                 time.sleep(0.2)
             yield f"127.0.0.1:{port}"
         finally:
-            ray.terminate()
-            ray.wait(60)
+            started.terminate()
+            started.wait(60)
 
 
 @pytest.fixture(scope="module")
@@ -152,6 +158,36 @@ def test_the_right_token_joins_by_flag_and_by_ray_address_without_a_warning(guar
     environ = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "right"}
     assert join(guarded, tmp_path, **environ) == "2 CPUs\n"
     assert join("", tmp_path, RAY_ADDRESS=guarded, **environ) == "2 CPUs\n"
+
+
+@pytest.mark.slow
+def test_a_job_of_a_cluster_joins_it_without_being_told_where_it_is(tmp_path: Path) -> None:
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "right"}
+    port = free_port()
+    submit = [str(Path(sys.executable).with_name("ray")), "job", "submit", f"--address=http://127.0.0.1:{port}", "--"]
+    (tmp_path / "join.py").write_text(JOIN)
+    with head(DASHBOARD=str(port), **token):
+        deadline = time.monotonic() + 120
+        while True:
+            command = [*submit, sys.executable, str(tmp_path / "join.py"), ""]
+            done = subprocess.run(
+                command, env=os.environ | token, capture_output=True, text=True, timeout=200, check=False
+            )
+            # A head node takes jobs a while after it takes workers.
+            if "No available agent" not in done.stderr or time.monotonic() > deadline:
+                break
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "\n2 CPUs\n" in done.stdout
+    assert "takes orders from anybody" not in done.stdout
+
+
+@pytest.mark.slow
+def test_a_cluster_of_another_version_is_not_joined_and_both_versions_are_told(guarded: str, tmp_path: Path) -> None:
+    other = "import ray._private.utils\nray._private.utils.compute_version_info = lambda: ('2.59.0', '3.11.1')\n"
+    said = join(guarded, tmp_path, other + JOIN, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="right")
+    assert "all nodes need the same Ray and Python" in said
+    assert "Ray: 2.59.0" in said
+    assert f"Ray: {ray.__version__}" in said
 
 
 @pytest.mark.slow

@@ -79,6 +79,8 @@ def test_a_url_that_cannot_be_read_is_wrong_usage_with_its_key(
 ) -> None:
     assert launch.main(["--data", "objects://bucket/none"]) == launch.EXIT_USAGE
     assert "error: data: objects://bucket/none does not exist" in capfd.readouterr().err
+    assert launch.main(["--output", "objcts://bucket/x"]) == launch.EXIT_USAGE
+    assert "error: output: objcts://bucket/x cannot be used" in capfd.readouterr().err
 
 
 def test_an_output_url_that_does_not_answer_is_told_before_anything_runs(

@@ -42,9 +42,16 @@ class MirrorError(ValueError):
 
 
 def working_folder(output: str) -> Path:
-    """Where a launch writes: `output` itself, or a folder of this machine where that is a URL. Errors: ValueError."""
+    """Where a launch writes: `output` itself, or a folder of this machine where that is a URL.
+
+    Errors: MirrorError for a URL of no known kind; whether it answers is not asked here.
+    """
     if not is_remote(output):
         return local_path(output, print).resolve()
+    try:
+        open_url(output)
+    except ValueError as error:
+        raise MirrorError(f"output: {error}") from error
     return folder_of(output, "outputs") / output.rstrip("/").rpartition("/")[2]
 
 
