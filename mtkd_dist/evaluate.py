@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import functools
 import io
 import os
 import sys
@@ -38,6 +39,7 @@ from mtkd_dist.pools.photo_workers import worker_count
 from mtkd_dist.report.counter import counter
 from mtkd_dist.report.screen import capture_output
 from mtkd_dist.report.tables import ScoreTable, markdown_table, scores_table, split_tables
+from mtkd_dist.stages.inputs import fetched_set, fetched_weights
 from mtkd_dist.stages.manifest import write_json, write_text
 from mtkd_dist.stages.models_to_score import about_models, jobs_of, read_models
 from mtkd_dist.stages.photos_to_score import (
@@ -149,8 +151,9 @@ def _parser() -> argparse.ArgumentParser:
 def _evaluate(flags: argparse.Namespace, console: Console) -> None:
     outputs = {name: path for name in OUTPUTS if (path := getattr(flags, name)) is not None}
     _check_outputs(outputs)
-    folders = named_folders(flags.data)
-    candidates = read_models(flags.models)
+    tell = functools.partial(console.print, markup=False, highlight=False)
+    folders = named_folders([fetched_set(entry, tell) for entry in flags.data])
+    candidates = read_models([fetched_weights(entry, tell) for entry in flags.models])
     scales = scales_of_models({candidate.file: candidate.scale for candidate in candidates}, flags.scale) or [
         scale_of_data({name: find_photos(folder).scales for name, folder in folders.items()})
     ]

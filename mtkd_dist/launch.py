@@ -17,17 +17,22 @@ from rich.console import Console
 
 from mtkd_dist.config.load import ConfigError, dump_config, load_config
 from mtkd_dist.config.tree import Config
-from mtkd_dist.pools.cluster import ClusterError, cluster, sigterm_as_interrupt
+from mtkd_dist.data.remote import cache_folder, is_remote
+from mtkd_dist.models import aggregator_path
+from mtkd_dist.pools.cluster import ClusterError, cluster, sigterm_as_interrupt, unseen
 from mtkd_dist.pools.errors import TrainingFailed, root_cause
-from mtkd_dist.pools.placement import LayoutError
+from mtkd_dist.pools.placement import LayoutError, Resources
 from mtkd_dist.report.screen import capture_output
 from mtkd_dist.report.tables import summary
 from mtkd_dist.stages.check import check
+from mtkd_dist.stages.inputs import fetched
+from mtkd_dist.stages.mirror import MirrorError, mirrored, working_folder
 from mtkd_dist.stages.photos import prepare_images
 from mtkd_dist.stages.pipeline import run_stages
 from mtkd_dist.stages.plan_only import show_plan
 from mtkd_dist.stages.run import Run, check_layouts, say
 from mtkd_dist.stages.split import FILE as PLAN
+from mtkd_dist.stages.teacher_spec import parse_teachers
 from mtkd_dist.tracking.tracker import Tracker
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
@@ -46,16 +51,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(argv: Sequence[str]) -> int:
     try:
         config = load_config(argv)
-        check(config)
-    except ConfigError as error:
+        local = fetched(config, print)
+        check(local)
+        output = working_folder(config.output)
+    except (ConfigError, MirrorError) as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USAGE
-    output = Path(config.output).resolve()
     with capture_output(output / LOG) as console:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
         try:
-            with _alone_in(output):
-                _launch(config, output, console)
+            with _alone_in(output), mirrored(config.output, output, functools.partial(say, console)):
+                _launch(config, local, output, console)
         except KeyboardInterrupt:
             console.print("Interrupted. The same command goes on from the last checkpoint.", highlight=False)
             raise
@@ -81,10 +87,11 @@ def _alone_in(output: Path) -> Iterator[None]:
         yield
 
 
-def _launch(config: Config, output: Path, console: Console) -> None:
+def _launch(config: Config, local: Config, output: Path, console: Console) -> None:
+    """`config` is what was asked for; in `local` its URLs are paths of this machine."""
     began = time.monotonic()
     tell = functools.partial(say, console)
-    tell(f"mtkd-dist  preset {config.preset}, x{config.scale}, student {config.student}, output {output}")
+    tell(f"mtkd-dist  preset {config.preset}, x{config.scale}, student {config.student}, output {config.output}")
     # To look at a plan is no setting of the run that follows it.
     settings = dataclasses.replace(config, plan_only=False)
     (output / "config.yaml").write_text(dump_config(settings))
@@ -92,12 +99,13 @@ def _launch(config: Config, output: Path, console: Console) -> None:
     tracker.start(dataclasses.asdict(settings))
     status = "FAILED"
     try:
-        with cluster(config.cluster) as resources, sigterm_as_interrupt():
+        with cluster(config.cluster, lambda text: tell(f"warning: {text}")) as resources, sigterm_as_interrupt():
             tell(f"cluster  {resources.cpus} CPUs, {resources.gpus} GPUs, {resources.nodes} node(s)")
+            _refuse_unseen(local, output, resources)
             # A split that cannot work is refused now, not after images are decoded and teachers trained.
-            check_layouts(config, resources)
-            stores = prepare_images(config, output, tell)
-            run = Run(config, output, console, tracker, resources, *stores)
+            check_layouts(local, resources)
+            stores = prepare_images(local, output, tell)
+            run = Run(local, output, console, tracker, resources, *stores)
             if config.plan_only:
                 show_plan(run)
                 status = "FINISHED"
@@ -115,18 +123,34 @@ def _launch(config: Config, output: Path, console: Console) -> None:
             tracker.run.artifact(output / PLAN)
         tracker.close(status)
     run.seconds["all together"] = time.monotonic() - began
-    console.print(summary(rows, run.seconds, _files(output), run.limits))
+    place = config.output if is_remote(config.output) else str(output)
+    console.print(summary(rows, run.seconds, _files(place, output), run.limits))
 
 
-def _files(output: Path) -> dict[str, str]:
-    """What -> where, for the end of the screen."""
+def _refuse_unseen(local: Config, output: Path, resources: Resources) -> None:
+    """Workers on other nodes read and write the same paths. Errors: ClusterError."""
+    if resources.nodes == 1:
+        return
+    files = [spec.path for spec in parse_teachers(local.teachers)]
+    files += [aggregator_path(local.aggregator), Path(local.student_weights) if local.student_weights else None]
+    files += [Path(local.images.cache) if local.images.cache else None]
+    for node, paths in unseen([output, *(path for path in files if path is not None and path.exists())]).items():
+        raise ClusterError(
+            f"node {node} of the cluster does not see {', '.join(paths)} of this machine; on several nodes, output and "
+            "weights must lie on a file system that all of them share under the same path (copies of what URLs hold "
+            f"lie below {cache_folder()}: set XDG_CACHE_HOME to a shared folder)"
+        )
+
+
+def _files(place: str, output: Path) -> dict[str, str]:
+    """What -> where, for the end of the screen: in `place`, for which a launch may work in another folder, `output`."""
     return {
-        "student": str(output / "student.safetensors"),
-        "aggregator": str(output / "aggregator.safetensors"),
-        "scores": str(output / "scores.json"),
-        "pictures": str(output / "samples"),
-        "configuration": str(output / "config.yaml"),
-        "log": str(output / LOG),
+        "student": f"{place}/student.safetensors",
+        "aggregator": f"{place}/aggregator.safetensors",
+        "scores": f"{place}/scores.json",
+        "pictures": f"{place}/samples",
+        "configuration": f"{place}/config.yaml",
+        "log": f"{place}/{LOG}",
         "tracking": os.environ.get("MLFLOW_TRACKING_URI")
         or f"mlflow ui --backend-store-uri sqlite:///{output / 'mlflow.db'}",
     }

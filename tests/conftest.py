@@ -8,6 +8,8 @@ import pytest
 import torch
 from hypothesis import settings
 
+from tests.objects import Objects
+
 # A property that holds is not refuted by a busy machine.
 settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
@@ -48,3 +50,12 @@ def ray_cluster() -> Iterator[None]:
     ray.init(address="local", num_cpus=8, num_gpus=4, include_dashboard=False, log_to_driver=True)
     yield
     ray.shutdown()
+
+
+@pytest.fixture
+def objects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Objects]]:
+    """An empty object store at `objects://`, and a cache of this machine that is empty too."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    Objects.empty()
+    yield Objects
+    Objects.empty()

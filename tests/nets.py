@@ -60,6 +60,19 @@ def make_teacher(folder: Path, name: str, scale: int = 2, seed: int = 0) -> Teac
     return TeacherFile(name, folder / f"{name}.safetensors", None)
 
 
+def nearest_teacher(folder: Path, name: str) -> TeacherFile:
+    """A teacher that needs no training: its weights repeat every pixel (x2)."""
+    network = build_network(TINY, 2)
+    weights = {key: torch.zeros_like(value) for key, value in network.state_dict().items()}
+    for colour in range(3):
+        weights["head.0.weight"][colour, colour, 1, 1] = 1
+        weights["tail.0.0.weight"][4 * colour : 4 * colour + 4, colour, 1, 1] = 1
+        weights["tail.1.weight"][colour, colour, 1, 1] = 1
+    load_strict(network, weights, name)
+    save_network(folder / f"{name}.safetensors", network, {"network": TINY, "scale": "2"})
+    return TeacherFile(name, folder / f"{name}.safetensors", None)
+
+
 def make_aggregator(folder: Path, teachers: Sequence[TeacherFile], scale: int = 2) -> Path:
     """The file of an untrained aggregator for `teachers`: their mean."""
     path = folder / "aggregator.safetensors"

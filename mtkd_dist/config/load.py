@@ -21,6 +21,8 @@ from jsonargparse import ArgumentParser, set_parsing_settings
 from mtkd_dist.config.presets import PRESETS
 from mtkd_dist.config.tree import Config
 
+SHORT = {"--address": "--cluster.address"}
+
 
 class ConfigError(ValueError):
     """The configuration cannot work; the message names the key, the value, what is allowed and the nearest match."""
@@ -61,7 +63,7 @@ def load_config(argv: Sequence[str], prog: str = "mtkd_dist.launch") -> Config:
     `--help` and `--print-config` print and raise `SystemExit`, as argparse does.
     Errors: ConfigError (unknown key, wrong type or choice, unreadable file).
     """
-    arguments = _join_lists(_underscores(argv))
+    arguments = _join_lists(_long(_underscores(argv)))
     preset = _preset_of(arguments)
     parser = _parser(prog)
     parser.set_defaults(flatten(dataclasses.asdict(PRESETS[preset]())))
@@ -89,6 +91,12 @@ def _parser(prog: str) -> ArgumentParser:
 def _underscores(argv: Sequence[str]) -> list[str]:
     """`--num-gpus=8` -> `--num_gpus=8`; values stay as they are."""
     return [re.sub(r"^--[^=]+", lambda m: "--" + m[0][2:].replace("-", "_"), word) for word in argv]
+
+
+def _long(argv: Sequence[str]) -> list[str]:
+    """Short names of flags -> the keys that they stand for."""
+    words = (word.partition("=") for word in argv)
+    return [SHORT.get(flag, flag) + equals + value for flag, equals, value in words]
 
 
 def _join_lists(argv: Sequence[str]) -> list[str]:

@@ -119,9 +119,13 @@ class ClusterConfig:
     """The Ray cluster that the pools run on."""
 
     address: str | None = None
-    """Address of a running Ray cluster; default: a cluster of this machine that ends with the run."""
+    """Running Ray cluster to join (--address for short): HOST:PORT of its head node, or auto for the one that this
+    machine is part of; default: RAY_ADDRESS, or a cluster of this machine that ends with the run."""
     dashboard: bool = True
-    """Show Ray's dashboard (on this machine only)."""
+    """Show Ray's dashboard."""
+    dashboard_host: str = "127.0.0.1"
+    """Address that the dashboard listens at, where the run starts the cluster; another than this machine's own is
+    refused without a token."""
     teacher_workers: int | None = None
     """Teacher workers where there is no GPU, one core each; default: what a short probe predicts to be fastest."""
     student_workers: int | None = None
