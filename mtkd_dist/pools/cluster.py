@@ -70,6 +70,8 @@ def _connect(config: ClusterConfig) -> None:
     # RAY_AUTH_MODE says otherwise. The variable is read when Ray is imported, so setting it here would come too late.
     # Usage statistics would ask for the network, and the log of a run is no place for its notice.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Ray would free objects once a second: what students are done with in that time would lie above link.max_bytes.
+    os.environ.setdefault("RAY_free_objects_period_milliseconds", "0")
     try:
         ray.init(
             address=config.address or "local",
