@@ -10,6 +10,8 @@ from benchmarks.results_table import Table
 # Set before anything imports Ray: see tests/conftest.py.
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+# As `mtkd_dist.pools.cluster` does.
+os.environ.setdefault("RAY_free_objects_period_milliseconds", "0")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -8,7 +8,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from mtkd_dist.pools.link_state import Key, Lease, LinkState
+from mtkd_dist.pools.lease import Key, Lease
+from mtkd_dist.pools.link_state import LinkState
 from mtkd_dist.pools.patience import Patience
 
 PLAN = "digest"

@@ -4,7 +4,9 @@ from typing import Any
 
 import pytest
 
-from mtkd_dist.pools.link_state import MAX_FAILURES, Lease, LinkState, StaleAttempt, WrongPlan
+from mtkd_dist.pools.evidence import MAX_FAILURES
+from mtkd_dist.pools.lease import Lease
+from mtkd_dist.pools.link_state import LinkState, StaleAttempt, WrongPlan
 from mtkd_dist.pools.patience import FIRST, NEEDED, Patience
 
 PLAN = "the digest of the plan"

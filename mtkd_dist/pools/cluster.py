@@ -239,4 +239,6 @@ def _about_token(error: BaseException | None) -> bool:
 def _init(address: str, **options: object) -> None:
     # Usage statistics would ask for the network, and the log of a run is no place for its notice.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Ray would free objects once a second: what students are done with in that time would lie above link.max_bytes.
+    os.environ.setdefault("RAY_free_objects_period_milliseconds", "0")
     ray.init(address=address, logging_level=logging.INFO, log_to_driver=True, **options)

@@ -17,7 +17,9 @@ from ray.exceptions import ActorDiedError, RayActorError
 from mtkd_dist.config.tree import LinkConfig
 from mtkd_dist.pools.clock import TeacherClock
 from mtkd_dist.pools.errors import root_cause
-from mtkd_dist.pools.link_state import MAX_FAILURES, MAX_LOSSES, Key, Lease, LinkState, WrongPlan
+from mtkd_dist.pools.evidence import MAX_FAILURES, MAX_LOSSES
+from mtkd_dist.pools.lease import Key, Lease
+from mtkd_dist.pools.link_state import MAX_FAILURES_IN_A_ROW, LinkState, WrongPlan
 
 logger = logging.getLogger(__name__)
 
@@ -194,7 +196,7 @@ class Link:
         self._judge()
         if restart and self._error is None:
             # It may be the worker, not its keys: a GPU that has fallen off the bus fails at everything.
-            self._restart(lease.worker, f"failed {MAX_FAILURES} times in a row", blame=False)
+            self._restart(lease.worker, f"failed {MAX_FAILURES_IN_A_ROW} times in a row", blame=False)
 
     def _judge(self) -> None:
         """A key that harms the teachers ends the run, or is left out of it."""

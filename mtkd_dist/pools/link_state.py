@@ -16,17 +16,13 @@ Time comes in as `now`, in seconds of any steady clock. What it decides is in `p
 from __future__ import annotations
 
 import heapq
-from dataclasses import dataclass, field
 
+from mtkd_dist.pools.evidence import Evidence
+from mtkd_dist.pools.lease import Key, Lease, WorkerLeases
 from mtkd_dist.pools.patience import Patience
 
-Key = tuple[int, int]
-"""(step, slot)"""
-
-MAX_LOSSES = 3
-"""Workers that may die over one key before it is taken for the cause."""
-MAX_FAILURES = 3
-"""Failures of one key before they are its fault, and of one worker in a row before it is started again."""
+MAX_FAILURES_IN_A_ROW = 3
+"""Of one worker, before it is started again."""
 
 
 class StaleAttempt(RuntimeError):
@@ -35,37 +31,6 @@ class StaleAttempt(RuntimeError):
 
 class WrongPlan(RuntimeError):
     """A student or a teacher works by another plan than this link: its step 5 has other samples."""
-
-
-@dataclass(frozen=True)
-class Lease:
-    """One key in the hands of one worker. `number` tells leases of the same key apart."""
-
-    key: Key
-    worker: str
-    number: int
-
-
-@dataclass
-class _Worker:
-    heard: float
-    """When it joined or answered last."""
-    calls: dict[int, tuple[Lease, float]] = field(default_factory=dict)
-    """What it was asked and has not answered, with the time of asking, oldest first; also what was taken back."""
-    answers: int = 0
-    failures_in_a_row: int = 0
-    late: bool = False
-
-    @property
-    def head(self) -> Lease | None:
-        """What it works at."""
-        return next((lease for lease, _ in self.calls.values()), None)
-
-    def silent_seconds(self, now: float) -> float:
-        """Since when it has been at the first of its leases; a worker may hold two, and works at one."""
-        for _, asked in self.calls.values():
-            return now - max(asked, self.heard)
-        return 0.0
 
 
 class LinkState:
@@ -110,14 +75,12 @@ class LinkState:
         """Leases taken back from late workers."""
         self._attempt = 0
         self._next_step: dict[int, int] = {}
-        self._workers: dict[str, _Worker] = {}
+        self._workers: dict[str, WorkerLeases] = {}
         self._leases = 0
         self._calls = 0
         self._ready_bytes = 0
         self._maker: dict[Key, str] = {}
-        self._losses: dict[Key, int] = {}
-        self._failures: dict[Key, int] = {}
-        self._failed_at: dict[Key, set[str]] = {}
+        self._evidence = Evidence()
         self._hedges: list[Key] = []
         # The smallest free key is the smaller one of these two; what is no longer free is passed over on the way.
         self._freed: list[Key] = []
@@ -145,7 +108,7 @@ class LinkState:
     def add_worker(self, worker: str, plan: str, now: float) -> None:
         """A worker joins, or comes back. Errors: WrongPlan."""
         self._check_plan(plan, f"teacher worker {worker}")
-        self._workers.setdefault(worker, _Worker(heard=now))
+        self._workers.setdefault(worker, WorkerLeases(heard=now))
 
     def lose_worker(self, worker: str, blame: bool = True) -> list[Key]:
         """Forget a dead worker; the keys that become free are returned.
@@ -157,26 +120,22 @@ class LinkState:
             return []
         self._calls -= len(lost.calls)
         if blame and lost.head is not None and self._wanted(lost.head.key):
-            self._losses[lost.head.key] = self._losses.get(lost.head.key, 0) + 1
+            self._evidence.died(lost.head.key)
         return [lease.key for lease, _ in lost.calls.values() if self._release(lease)]
 
     @property
     def deadly_key(self) -> Key | None:
         """A key over which workers died or failed too often: to lease it again would only harm the next."""
-        for counts, most in ((self._losses, MAX_LOSSES), (self._failures, MAX_FAILURES)):
-            for key, count in counts.items():
-                if count >= most:
-                    return key
-        return None
+        return self._evidence.deadly_key
 
     def died_of(self, key: Key) -> bool:
         """Whether workers died of a deadly key; otherwise they failed and live."""
-        return self._losses.get(key, 0) >= MAX_LOSSES
+        return self._evidence.is_fatal(key)
 
     def skip(self, key: Key) -> None:
         """Quarantine: the key is done without an answer."""
         self.leased.pop(key, None)
-        self._acquit(key)
+        self._evidence.acquit(key)
         self.skipped.add(key)
 
     def lose_answers(self, attempt: int, keys: list[Key]) -> list[Key]:
@@ -244,7 +203,7 @@ class LinkState:
         self.ready[lease.key] = size_bytes
         self._maker[lease.key] = lease.worker
         self._ready_bytes += size_bytes
-        self._acquit(lease.key)
+        self._evidence.acquit(lease.key)
         return True
 
     def failed(self, lease: Lease, now: float) -> bool:
@@ -258,9 +217,8 @@ class LinkState:
         worker.failures_in_a_row += 1
         self._release(lease)
         if self._wanted(lease.key):
-            self._failures[lease.key] = self._failures.get(lease.key, 0) + 1
-            self._failed_at.setdefault(lease.key, set()).add(lease.worker)
-        return worker.failures_in_a_row >= MAX_FAILURES
+            self._evidence.failed(lease.key, lease.worker)
+        return worker.failures_in_a_row >= MAX_FAILURES_IN_A_ROW
 
     def attach(self, attempt: int, rank: int, world_size: int, step: int, plan: str) -> list[Key]:
         """A student joins at `step`; the window starts at the smallest step of all ranks. Returns the keys to drop.
@@ -308,7 +266,7 @@ class LinkState:
                 "patch differ. Does a process of an earlier run still live? End it"
             )
 
-    def _heard(self, lease: Lease, now: float) -> _Worker | None:
+    def _heard(self, lease: Lease, now: float) -> WorkerLeases | None:
         """The worker is done with this call; None where it does not owe it any more."""
         worker = self._workers.get(lease.worker)
         if worker is None or lease.number not in worker.calls:
@@ -323,10 +281,6 @@ class LinkState:
 
     def _wanted(self, key: Key) -> bool:
         return key[0] >= self.base and key not in self.ready and key not in self.skipped
-
-    def _acquit(self, key: Key) -> None:
-        for evidence in (self._losses, self._failures, self._failed_at):
-            evidence.pop(key, None)
 
     def _release(self, lease: Lease) -> bool:
         """The lease is not counted on any more; returns whether that makes its key free."""
@@ -357,7 +311,7 @@ class LinkState:
 
     def _least_busy(self, key: Key) -> str | None:
         """Who should get `key`: rather one that has not failed at it, then the one with the fewest leases."""
-        failed_at = self._failed_at.get(key, ())
+        failed_at = self._evidence.failed_at(key)
         free = (
             (name in failed_at, len(worker.calls), name)
             for name, worker in self._workers.items()
