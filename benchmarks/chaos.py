@@ -39,6 +39,7 @@ from benchmarks.results_table import RESULTS, hardware, versions
 from mtkd_dist.models import read_state_dict
 from mtkd_dist.train.audit import Verdict
 from mtkd_dist.train.checkpoints import Checkpoints
+from mtkd_dist.train.consumption import latest_attempt, log_path
 from mtkd_dist.verify_run import verify
 from tests.nets import TINY, make_aggregator, train_teacher, write_photos
 
@@ -67,10 +68,17 @@ class Launch:
         folders = list((self.output / "distil").glob("checkpoints-*"))
         return Checkpoints(folders[0]) if folders else None
 
-    def step(self) -> int:
-        """The furthest step that rank 0 of any attempt has made; -1 before the first."""
-        files = self.output.glob("distil/checkpoints-*/consumed/attempt-*-rank-00.jsonl")
-        return max((_last_step(path) for path in files), default=-1)
+    def attempt(self) -> int:
+        checkpoints = self.checkpoints
+        return latest_attempt(checkpoints.folder) if checkpoints is not None else 0
+
+    def step(self, later_than: int = 0) -> int:
+        """The furthest step that rank 0 of an attempt `later_than` that one has made; -1 before the first."""
+        checkpoints = self.checkpoints
+        if checkpoints is None:
+            return -1
+        attempts = range(later_than + 1, self.attempt() + 1)
+        return max((_last_step(log_path(checkpoints.folder, attempt, 0)) for attempt in attempts), default=-1)
 
 
 def _last_step(log: Path) -> int:
@@ -162,6 +170,8 @@ FAULTS: dict[str, Fault] = {
     for fault in (teacher_killed, teacher_hangs, student_rank_killed, link_killed, launch_killed, checkpoint_torn)
 }
 """Each does its harm and returns True, or returns False where there was nothing to harm."""
+NEW_ATTEMPT = (student_rank_killed, launch_killed, checkpoint_torn)
+"""After these the students start again."""
 
 
 @dataclass
@@ -220,18 +230,20 @@ def disturb(launch: Launch, faults: dict[str, Fault], random_: random.Random, un
             print(f"  gave up at step {launch.step()}; the same command again", flush=True)
             launch.start()
         if launch.step() >= 0 and next_fault < time.monotonic() < until:
-            before, began = launch.step(), time.monotonic()
             name = random_.choice(list(faults))
-            if faults[name](launch, random_) and (seconds := _recovered(launch, before, began)) is not None:
+            # Students of a killed launch go on for a moment, with steps that do not count.
+            attempt = launch.attempt() if faults[name] in NEW_ATTEMPT else 0
+            before, began = launch.step(), time.monotonic()
+            if faults[name](launch, random_) and (seconds := _recovered(launch, before, attempt, began)) is not None:
                 outcome.seconds.setdefault(name, []).append(seconds)
                 print(f"  step {before}: {name}, over after {seconds:.1f} s", flush=True)
             next_fault = time.monotonic() + random_.uniform(*PAUSE_SECONDS)
         time.sleep(0.05)
 
 
-def _recovered(launch: Launch, before: int, began: float) -> float | None:
-    """Seconds until a step later than `before` is made; None where the launch ended first."""
-    while launch.step() <= before:
+def _recovered(launch: Launch, before: int, attempt: int, began: float) -> float | None:
+    """Seconds until a later attempt makes a step later than `before`; None where the launch ended first."""
+    while launch.step(attempt) <= before:
         if launch.process.poll() is not None:
             return None
         if time.monotonic() - began > RECOVER_SECONDS:
