@@ -133,7 +133,7 @@ def _refuse_unseen(local: Config, output: Path, resources: Resources) -> None:
         return
     files = [spec.path for spec in parse_teachers(local.teachers)]
     files += [aggregator_path(local.aggregator), Path(local.student_weights) if local.student_weights else None]
-    files += [Path(local.images.cache) if local.images.cache else None]
+    files += [Path(folder) if folder else None for folder in (local.images.cache, local.answers.folder)]
     for node, paths in unseen([output, *(path for path in files if path is not None and path.exists())]).items():
         raise ClusterError(
             f"node {node} of the cluster does not see {', '.join(paths)} of this machine; on several nodes, output and "

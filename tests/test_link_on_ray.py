@@ -271,6 +271,8 @@ def test_a_link_killed_in_the_middle_of_a_training_changes_no_weight(
         student.training,
         seed=student.seed,
         rank=0,
+        world_size=1,
+        consumed=lambda step, checks: None,
         checkpoint=lambda: None,
         validate=lambda: None,
         post=lambda records: None,

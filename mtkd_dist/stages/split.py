@@ -156,6 +156,7 @@ def _depends_on(run: Run, training: TrainingConfig) -> dict[str, Any]:
         "batch_size": training.batch_size,
         "patch": training.patch,
         "precision": training.precision,
+        "teacher_precision": config.teacher_precision,
         "channels_last": training.channels_last,
         "compile": training.compile,
         "slot_size": config.link.slot_size,
