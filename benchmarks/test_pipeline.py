@@ -11,6 +11,7 @@ rows of one table only: the machine may be shared.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import statistics
 import time
@@ -37,7 +38,9 @@ from mtkd_dist.models import (
 )
 from mtkd_dist.pools.board import BoardActor
 from mtkd_dist.pools.device import use_threads
-from mtkd_dist.pools.placement import Layout, PoolSize
+from mtkd_dist.pools.evaluate import Merged
+from mtkd_dist.pools.placement import Layout, PoolSize, Resources
+from mtkd_dist.pools.render import RenderedTeachers, aggregate_rendering, render, teacher_rendering
 from mtkd_dist.pools.teacher_pool import teacher_pool
 from mtkd_dist.pools.teacher_worker import TeacherFile, TeacherJob
 from mtkd_dist.train.job import StudentJob
@@ -127,21 +130,41 @@ def test_link_alone(bench: Bench, table: Table) -> None:
     table.add("link alone (teachers compute nothing)", f"{1e3 * BATCH / per_batch:.0f}", f"{per_batch:.1f}", "–", "–")
 
 
-@pytest.mark.usefixtures("ray_cluster")
-@pytest.mark.parametrize("kind", ["student alone", "two pools"])
-def test_training(bench: Bench, table: Table, tmp_path: Path, kind: str) -> None:
-    """Images/s of a whole training: the student alone on one core, and fed by a teacher pool on another."""
-    alone = kind == "student alone"
-    method: Method = Supervised() if alone else MTKD()
-    student = bench.student(method, steps=60)
-    teacher = None if alone else bench.teacher(method, bench.teachers)
+@pytest.fixture(scope="module")
+def rendered(bench: Bench, tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> RenderedTeachers:
+    root = tmp_path_factory.mktemp("rendered")
+    digests = {t.name: digest_file(t.path) for t in bench.teachers}
+    teachers = tuple(
+        teacher_rendering(t, digests[t.name], bench.store, root, "float16", "float32") for t in bench.teachers
+    )
+    aggregate = aggregate_rendering(Merged("aggregate", bench.teachers, bench.aggregator), teachers)
+    for renderings in (teachers, (aggregate,)):
+        list(render(renderings, Resources(cpus=2, gpus=0)))
+    return RenderedTeachers(teachers, aggregate)
+
+
+@pytest.mark.parametrize(
+    ("kind", "cores"), [("student alone", 1), ("student alone", 2), ("two pools, live", 1), ("cached", 2)]
+)
+def test_training(
+    bench: Bench, rendered: RenderedTeachers, table: Table, tmp_path: Path, kind: str, cores: int
+) -> None:
+    """Images/s of a whole training: the student alone, fed by a teacher pool on the other core, and from files."""
+    pool = PoolSize(workers=1, cpus=cores, gpus=0)
+    live = kind == "two pools, live"
+    student = dataclasses.replace(
+        bench.student(Supervised() if kind == "student alone" else MTKD(), steps=60),
+        pool=pool,
+        rendered=rendered if kind == "cached" else None,
+    )
+    teacher = bench.teacher(student.method, bench.teachers) if live else None
     updates: list[Update] = []
-    layout = Layout(CPU, None if alone else CPU)
+    layout = Layout(pool, CPU if live else None)
     run_training(student, teacher, layout, LinkConfig(slot_size=SLOT), tmp_path, updates.append)
     rates = [r["images_per_second"] for update in updates for r in update.records if "images_per_second" in r]
     rate = statistics.median(rates[1:])
     table.add(
-        kind,
+        f"{kind}, {'one core each' if live else f'{cores} core' + 's' * (cores > 1)}",
         f"{rate:.1f}",
         f"{1e3 * BATCH / rate:.0f}",
         *(shares_text(updates[-1], p) for p in ("students", "teachers")),

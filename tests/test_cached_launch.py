@@ -102,6 +102,7 @@ def test_too_little_room_is_refused_before_anything_is_rendered(
     assert not list(tmp_path.rglob("*.npy"))
 
 
+@pytest.mark.slow
 def test_auto_says_what_both_cost_and_keeps_what_it_chose(
     launched: Launched, capfd: pytest.CaptureFixture[str]
 ) -> None:

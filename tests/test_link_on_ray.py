@@ -153,8 +153,12 @@ def test_a_teacher_that_is_killed_before_it_answers_and_one_that_is_killed_after
         time.sleep(1)  # the window is full: all answers wait, and both workers are idle
         os.kill(bench.pids()[0], signal.SIGKILL)
 
-    # That a worker has died shows when it is asked the next time.
-    assert bench.run(12, {2: kill_idle})["lost_workers"] == 1
+    bench.run(12, {2: kill_idle})
+    # That a worker has died shows when it is asked the next time; the other one may be done with all before that.
+    deadline = time.monotonic() + 30
+    while not bench.stats()["lost_workers"] and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert bench.stats()["lost_workers"] == 1
 
 
 def test_all_teachers_killed(bench: Bench) -> None:
@@ -193,6 +197,7 @@ def test_a_teacher_that_hangs_is_started_again(bench: Bench) -> None:
     assert bench.stats()["lost_workers"] > before
 
 
+@pytest.mark.slow
 def test_a_stopped_process_is_killed_by_ray_and_started_again(bench: Bench) -> None:
     stopped = bench.pids()[0]
     before = bench.stats()["lost_workers"]

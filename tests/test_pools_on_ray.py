@@ -75,6 +75,7 @@ def test_a_teacher_file_that_cannot_be_loaded_is_named_before_students_start(job
         pass
 
 
+@pytest.mark.slow
 def test_a_killed_rank_of_two_changes_no_weight_and_no_sample_is_lost_or_repeated(tmp_path: Path) -> None:
     teacher = make_teacher_job(tmp_path)
     kill = _KillsOnce(flag=tmp_path / "died", at=6, rank=1)
@@ -98,6 +99,7 @@ def test_a_killed_rank_of_two_changes_no_weight_and_no_sample_is_lost_or_repeate
     assert [v.attempts for v in verdicts.values() if v] == [2, 1]
 
 
+@pytest.mark.slow
 def test_a_second_start_goes_on_from_the_newest_checkpoint_to_the_undisturbed_result(tmp_path: Path) -> None:
     job = make_job(make_store(tmp_path), steps=8, halve_at=[])
     half = dataclasses.replace(job, training=dataclasses.replace(job.training, steps=4))
