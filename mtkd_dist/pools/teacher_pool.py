@@ -12,14 +12,14 @@ from typing import Any
 import ray
 from ray.actor import ActorHandle
 from ray.exceptions import ActorDiedError, RayActorError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mtkd_dist.config.tree import LinkConfig
+from mtkd_dist.pools.board import answer_of_board
 from mtkd_dist.pools.cluster import has_real_gpus
 from mtkd_dist.pools.errors import TrainingFailed, root_cause
 from mtkd_dist.pools.link import LinkActor
 from mtkd_dist.pools.link_state import LinkState
-from mtkd_dist.pools.nodes import SchedulingStrategy
+from mtkd_dist.pools.nodes import SchedulingStrategy, on_this_node
 from mtkd_dist.pools.patience import Patience
 from mtkd_dist.pools.placement import PoolSize
 from mtkd_dist.pools.shards import merged, shard_of, slots_of_shard
@@ -112,12 +112,12 @@ class TeacherPool:
             self._look_at_loading()
         self.links = [self._new_link(shard, shards) for shard in range(shards)]
         self._ends = [link.run.remote() for link in self.links]
-        ray.get(self._board.announce.remote(self.links))
+        answer_of_board(self._board.announce.remote(self.links))
 
     def heal(self) -> None:
         """To be called often: a dead link gets a successor, and workers that have not started are spoken of.
 
-        Errors: TrainingFailed when a worker cannot load its networks.
+        Errors: TrainingFailed when a worker cannot load its networks, or when the board is dead.
         """
         self._look_at_loading()
         ended, _ = ray.wait(self._ends, num_returns=len(self._ends), timeout=0)
@@ -126,7 +126,7 @@ class TeacherPool:
             self._ends[shard] = self.links[shard].run.remote()
             _say(self._board, "the link died: another one has taken its place, and what was lost is answered again")
         if ended:
-            ray.get(self._board.announce.remote(self.links))
+            answer_of_board(self._board.announce.remote(self.links))
 
     def stats(self, timeout: float) -> dict[str, Any]:
         """Of all links together; see `Link.stats`. Errors: those of `ray.get`."""
@@ -149,11 +149,10 @@ class TeacherPool:
         workers = {
             name: worker for i, (name, worker) in enumerate(self.workers.items()) if shard_of(i, shards) == shard
         }
-        # Where the driver is: what the link owns then outlives every node but the one that the run cannot do without.
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         describe = functools.partial(describe_slot, job.images, job.plan, job.slot_size)
         say = functools.partial(_say, self._board)
-        return LinkActor.options(scheduling_strategy=here).remote(state, workers, config, describe, say)
+        # What the link owns outlives other nodes too.
+        return LinkActor.options(scheduling_strategy=on_this_node()).remote(state, workers, config, describe, say)
 
     def _look_at_loading(self) -> None:
         if not self._loading:
