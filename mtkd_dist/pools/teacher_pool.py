@@ -76,13 +76,14 @@ class TeacherPool:
         self._slots_per_step = slots_per_step
         self._config = config
         self._board = board
+        self._concurrency = 2 if pool.gpus and has_real_gpus() else 1
         actor = ray.remote(TeacherWorker)
         options = {
             "num_cpus": pool.cpus,
             "num_gpus": pool.gpus,
             "max_restarts": -1,
             "max_task_retries": 0,
-            "max_concurrency": 2 if pool.gpus and has_real_gpus() else 1,
+            "max_concurrency": self._concurrency,
         }
         self.workers: dict[str, ActorHandle] = {
             f"teacher-{i}": actor.options(scheduling_strategy=strategy, **options).remote(job)
@@ -145,6 +146,7 @@ class TeacherPool:
             window_steps=config.window_steps,
             max_bytes=config.max_bytes // shards,
             patience=Patience(config.hang_seconds),
+            concurrency=self._concurrency,
         )
         workers = {
             name: worker for i, (name, worker) in enumerate(self.workers.items()) if shard_of(i, shards) == shard
