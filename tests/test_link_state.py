@@ -369,3 +369,15 @@ def test_the_first_answer_of_a_worker_may_take_longer_and_says_nothing_of_what_i
         assert patience.p99 is None
         state.answered(one_lease(state, 50 + i), 100, now=51 + i)
     assert patience.p99 == pytest.approx(1)
+
+
+def test_teachers_owe_the_oldest_step_and_what_window_and_credits_allow() -> None:
+    state = started(max_bytes=250)
+    assert state.is_owed((0, 1))
+    assert state.is_owed((1, 0))
+    assert not state.is_owed((2, 0))
+    for lease in leases(state):
+        state.answered(lease, 100, now=0)
+    assert not state.is_owed((1, 0))
+    state.acknowledge(1, 0, 0)
+    assert state.is_owed((1, 0))

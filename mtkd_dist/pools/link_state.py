@@ -259,6 +259,11 @@ class LinkState:
         self._next_step[rank] = step + 1
         return self._move_base()
 
+    def is_owed(self, key: Key) -> bool:
+        """Whether the teachers are to answer `key` now; otherwise it waits for students to acknowledge steps."""
+        in_window = key[0] < min(self.base + self.window_steps, self.steps)
+        return key in self.leased or (in_window and (key[0] <= self.base or self._has_credit()))
+
     def _check_plan(self, plan: str, who: str) -> None:
         if plan != self.plan:
             raise WrongPlan(

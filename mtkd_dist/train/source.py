@@ -204,7 +204,8 @@ class LinkSource:
         if not refs:
             raise LinkError(
                 f"all samples of rank {self._rank} at step {step} are skipped (link.on_deadly: skip), so there is "
-                "nothing to train it on; a smaller link.slot_size skips fewer samples at a time"
+                "nothing to train it on. Begin the stage anew (--on-change restart) with a smaller link.slot_size, "
+                "which skips fewer samples at a time, or take fewer student workers"
             )
         if len(refs) < len(taken):
             self.share.skipped[step] = [slot for slot in self.share.slots if slot not in refs]
