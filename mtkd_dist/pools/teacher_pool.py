@@ -45,8 +45,8 @@ def teacher_pool(
 ) -> Iterator[TeacherPool]:
     """Teacher workers and their links, for as long as the block lasts. The teachers work once a student attaches.
 
-    `board` tells students where the links are. The block is entered once `config.min_teachers` workers have loaded, and one
-    of each link.
+    `board` tells students where the links are. The block is entered once `config.min_teachers` workers have loaded,
+    and one for each link.
     `strategies`: of Ray, one a worker; None: Ray decides where they run.
     Errors: TrainingFailed when a worker cannot load its networks, or when the cluster has no room for the first ones.
     """

@@ -6,6 +6,7 @@ global batch does not depend on the number of ranks.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import threading
@@ -33,6 +34,8 @@ logger = logging.getLogger(__name__)
 
 NEW_LINK_SECONDS = 60.0
 """So long a student waits for another link in the place of a dead one."""
+SILENT_SECONDS = 60.0
+"""A link that tells not even its own numbers within this time is given up."""
 POLL_SECONDS = 0.2
 READ_SECONDS, READ_FACTOR = 2.0, 20.0
 """Answers that take longer to read than this, and than this many times what the slowest of the last reads took, are
@@ -194,7 +197,8 @@ class LinkSource:
     def _attach(self, step: int) -> list[Any]:
         links = self._find_links()
         plan = self.share.plan.digest
-        ray.get([link.attach.remote(self._attempt, self._rank, self._world_size, step, plan) for link in links])
+        calls = [link.attach.remote(self._attempt, self._rank, self._world_size, step, plan) for link in links]
+        _answers_of(links, calls)
         return links
 
     def _ask(self, step: int) -> dict[int, Any]:
@@ -215,7 +219,9 @@ class LinkSource:
         """Call every link that has some of `slots` with those."""
         runs = split_slots(slots, self.share.slots_per_step, len(self._links))
         calls = zip(self._links, runs, strict=True)
-        return ray.get([getattr(link, method).remote(self._attempt, step, run) for link, run in calls if run])
+        return _answers_of(
+            self._links, [getattr(link, method).remote(self._attempt, step, run) for link, run in calls if run]
+        )
 
     def _read(self, refs: dict[int, Any], patience: float) -> tuple[list[Answer], list[int]]:
         """The answers, or the slots of those that cannot be read."""
@@ -232,6 +238,24 @@ class LinkSource:
         if len(self._read_seconds) < READS_NEEDED:
             return FIRST_READ_SECONDS
         return max(READ_SECONDS, READ_FACTOR * max(self._read_seconds))
+
+
+def _answers_of(links: list[Any], calls: list[Any]) -> list[Any]:
+    """What the links answer, however long the teachers take: only a link that does not speak at all is given up.
+
+    Errors: LinkError then; those of the calls.
+    """
+    while True:
+        with contextlib.suppress(GetTimeoutError):
+            answers: list[Any] = ray.get(calls, timeout=SILENT_SECONDS)
+            return answers
+        try:
+            ray.get([link.stats.remote() for link in links], timeout=SILENT_SECONDS)
+        except GetTimeoutError as error:
+            raise LinkError(
+                f"the link lives and has not answered for {SILENT_SECONDS:g} s: its process hangs, or the network to "
+                "its node, where the run was started, does; look at its log there and give the same command again"
+            ) from error
 
 
 def _is_readable(ref: Any) -> bool:
