@@ -132,6 +132,9 @@ class LocalSource:
 class LinkSource:
     """Takes answers of the teacher pool from the links, as one rank of one attempt of the student group.
 
+    The links are asked for a step before the answers of the step before it are read, so that nobody waits for the
+    question to travel. What they say of it, errors too, counts when that step is fetched.
+
     Args:
         find_links: returns the handles of the `LinkActor`s as they are now. When one of them has died, they are asked
             for again, and attached to at the step that is needed next.
@@ -158,6 +161,7 @@ class LinkSource:
         self._device = device
         self._channels_last = channels_last
         self._links: list[Any] = []
+        self._ahead: dict[int, list[Any]] = {}
         self._read_seconds: deque[float] = deque(maxlen=50)
 
     def fetch(self, step: int) -> Batch:
@@ -176,6 +180,7 @@ class LinkSource:
                 if not self._links:
                     self._links = self._attach(step)
                 refs = self._ask(step)
+                self._ahead = {step + 1: self._call("take", step + 1, self.share.slots)}
                 answers, unreadable = self._read(refs, patience)
                 if not unreadable:
                     return answers
@@ -183,9 +188,11 @@ class LinkSource:
                 logger.warning("step %d: the answers of slots %s cannot be read and are made again", step, unreadable)
                 patience *= 2
                 dead_since = None
-                self._each_link("lost", step, unreadable)
+                # With them the links drop what the same workers made for later steps.
+                self._ahead = {}
+                _answers_of(self._links, self._call("lost", step, unreadable))
             except RayActorError as error:
-                self._links = []
+                self._links, self._ahead = [], {}
                 dead_since = dead_since or time.monotonic()
                 if time.monotonic() - dead_since > NEW_LINK_SECONDS:
                     raise LinkError(
@@ -203,7 +210,8 @@ class LinkSource:
 
     def _ask(self, step: int) -> dict[int, Any]:
         """Slot -> reference, in order. Those that are left out are noted, and not in it."""
-        taken = [ref for refs in self._each_link("take", step, self.share.slots) for ref in refs]
+        calls = self._ahead.pop(step, None) or self._call("take", step, self.share.slots)
+        taken = [ref for refs in _answers_of(self._links, calls) for ref in refs]
         refs = {slot: ref for slot, ref in zip(self.share.slots, taken, strict=True) if ref is not None}
         if not refs:
             raise LinkError(
@@ -215,13 +223,11 @@ class LinkSource:
             self.share.skipped[step] = [slot for slot in self.share.slots if slot not in refs]
         return refs
 
-    def _each_link(self, method: str, step: int, slots: list[int]) -> list[Any]:
-        """Call every link that has some of `slots` with those."""
+    def _call(self, method: str, step: int, slots: list[int]) -> list[Any]:
+        """Call every link that has some of `slots` with those; returns where their answers will be."""
         runs = split_slots(slots, self.share.slots_per_step, len(self._links))
         calls = zip(self._links, runs, strict=True)
-        return _answers_of(
-            self._links, [getattr(link, method).remote(self._attempt, step, run) for link, run in calls if run]
-        )
+        return [getattr(link, method).remote(self._attempt, step, run) for link, run in calls if run]
 
     def _read(self, refs: dict[int, Any], patience: float) -> tuple[list[Answer], list[int]]:
         """The answers, or the slots of those that cannot be read."""
