@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from ray.exceptions import ActorUnavailableError
+from ray.exceptions import ActorDiedError, ActorUnavailableError
 
 from mtkd_dist.config.tree import LinkConfig
 from mtkd_dist.pools import link as link_module
@@ -35,8 +35,13 @@ class Method:
 class Teacher:
     """Stands for the handle of a worker; `teach` gives its record or raises."""
 
-    def __init__(self, teach: Teach, plan: str = PLAN) -> None:
+    def __init__(
+        self, teach: Teach, plan: str = PLAN, ping_seconds: float = 0.0, error: type[Exception] | None = None
+    ) -> None:
         async def ping() -> str:
+            await asyncio.sleep(ping_seconds)
+            if error is not None:
+                raise error
             return plan
 
         def answer(step: int, slot: int) -> tuple[Any, str]:
@@ -53,23 +58,28 @@ def good(step: int, slot: int) -> dict[str, Any]:
     return {"bytes": 100, "busy_seconds": 0.0}
 
 
+def start_link(
+    teachers: dict[str, Teacher], said: list[str] | None = None, max_bytes: int = 1000, **config: Any
+) -> tuple[Link, asyncio.Task[None]]:
+    link = Link(
+        LinkState(
+            plan=PLAN, steps=4, slots=range(2), window_steps=2, max_bytes=max_bytes, patience=Patience(hang_seconds=60)
+        ),
+        dict(teachers),  # type: ignore[arg-type]
+        LinkConfig(**config),
+        lambda step, slot: f"photo {step}.{slot}",
+        (said if said is not None else []).append,
+    )
+    return link, asyncio.create_task(link.run())
+
+
 def run(
     teachers: dict[str, Teacher], step: int = 0, said: list[str] | None = None, **config: Any
 ) -> tuple[list[Any], dict[str, Any]]:
     """What a student gets for both slots of `step`, and the link's numbers then."""
 
     async def student() -> tuple[list[Any], dict[str, Any]]:
-        state = LinkState(
-            plan=PLAN, steps=4, slots=range(2), window_steps=2, max_bytes=1000, patience=Patience(hang_seconds=60)
-        )
-        link = Link(
-            state,
-            dict(teachers),  # type: ignore[arg-type]
-            LinkConfig(**config),
-            lambda step, slot: f"photo {step}.{slot}",
-            (said if said is not None else []).append,
-        )
-        running = asyncio.create_task(link.run())
+        link, running = start_link(teachers, said, **config)
         await link.attach(1, 0, 1, 0, PLAN)
         try:
             return await link.take(1, step, [0, 1]), await link.stats()
@@ -143,8 +153,61 @@ def test_a_worker_of_another_plan_is_refused() -> None:
         run({"a": Teacher(good, plan="another")})
 
 
+class Silent(Teacher):
+    """Never answers from `step` on."""
+
+    def __init__(self, step: int, seconds: float = 0.0) -> None:
+        super().__init__(good)
+
+        def answer(at: int, slot: int) -> tuple[Any, str]:
+            async def meta() -> dict[str, Any]:
+                await asyncio.sleep(seconds if at < step else 1000)
+                return good(at, slot)
+
+            return meta(), f"answer {at} {slot}"
+
+        self.answer = Method(answer)
+
+
 def test_a_student_that_starves_is_told_what_was_going_on() -> None:
-    match = r"no answer for step 3 within 0\.2 s: of 1 teacher workers 1 are alive.*4 answers are ready, 400 bytes"
+    match = r"no answer for step 1, nor any other, within 0\.2 s: of 1 teacher workers 1 are alive.*2 answers are ready"
     with pytest.raises(LinkError, match=match):
-        # Outside of the window until step 0 is acknowledged, which never happens here.
-        run({"a": Teacher(good)}, step=3, starved_seconds=0.2)
+        run({"a": Silent(step=1)}, step=1, starved_seconds=0.2)
+
+
+def test_without_any_worker_a_student_starves() -> None:
+    with pytest.raises(LinkError, match=r"of 1 teacher workers 0 are alive"):
+        run({"a": Teacher(good, ping_seconds=1000)}, starved_seconds=0.2)
+
+
+def test_answers_that_keep_arriving_are_no_starvation_however_long_they_take_together() -> None:
+    answers, _ = run({"a": Silent(step=9, seconds=0.4)}, step=1, starved_seconds=0.7)
+    assert answers == ["answer 1 0", "answer 1 1"]
+
+
+@pytest.mark.parametrize(("asked", "max_bytes"), [(2, 1000), (1, 100)], ids=["window", "credits"])
+def test_students_that_hold_themselves_back_do_not_starve(asked: int, max_bytes: int) -> None:
+    """One is at its optimizer step, or writes a checkpoint, while its prefetcher asks for more."""
+
+    async def student() -> list[Any]:
+        link, running = start_link({"a": Teacher(good)}, max_bytes=max_bytes, starved_seconds=0.1)
+        await link.attach(1, 0, 1, 0, PLAN)
+        taking = asyncio.create_task(link.take(1, asked, [0, 1]))
+        await asyncio.sleep(0.5)
+        assert not taking.done()
+        await link.acknowledge(1, 0, asked - 1)
+        try:
+            return await taking
+        finally:
+            running.cancel()
+
+    assert asyncio.run(student()) == [f"answer {asked} 0", f"answer {asked} 1"]
+
+
+def test_a_worker_that_ray_gives_up_is_told_of() -> None:
+    said: list[str] = []
+
+    answers, _ = run({"a": Teacher(good), "b": Teacher(good, error=ActorDiedError)}, said=said)
+    assert answers == ["answer 0 0", "answer 0 1"]
+    (note,) = said
+    assert note.startswith("teacher worker b could not be restarted, 1 are left: ")

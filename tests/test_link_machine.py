@@ -8,6 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from mtkd_dist.pools.evidence import MAX_LOSSES
 from mtkd_dist.pools.lease import Key, Lease
 from mtkd_dist.pools.link_state import LinkState
 from mtkd_dist.pools.patience import Patience
@@ -20,8 +21,15 @@ HANG_SECONDS = 20.0
 class LinkMachine(RuleBasedStateMachine):
     """Time passes; workers join, answer, fail, hang and die; ranks take, go back and restart; the link itself dies."""
 
-    @initialize(ranks=st.integers(1, 3), window=st.integers(1, 3), max_bytes=st.integers(1, 900), knows=st.booleans())
-    def start(self, ranks: int, window: int, max_bytes: int, knows: bool) -> None:
+    @initialize(
+        ranks=st.integers(1, 3),
+        window=st.integers(1, 3),
+        max_bytes=st.integers(1, 900),
+        knows=st.booleans(),
+        concurrency=st.integers(1, 2),
+    )
+    def start(self, ranks: int, window: int, max_bytes: int, knows: bool, concurrency: int) -> None:
+        self.concurrency = concurrency
         self.ranks, self.window, self.max_bytes, self.knows = ranks, window, max_bytes, knows
         self.now = 0.0
         self.attempt = 0
@@ -40,10 +48,13 @@ class LinkMachine(RuleBasedStateMachine):
             window_steps=self.window,
             max_bytes=self.max_bytes,
             patience=patience,
+            concurrency=self.concurrency,
         )
         # What the machine knows by itself: leases that were given, and answers that are with the link.
         self.out: list[Lease] = []
         self.kept: set[Key] = set()
+        self.deaths: Counter[Key] = Counter()
+        self.suspects: set[Key] = set()
 
     @rule(step=st.integers(0, STEPS - 1))
     def restart(self, step: int) -> None:
@@ -72,16 +83,34 @@ class LinkMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.state.workers)
     @rule(data=st.data(), blame=st.booleans())
     def kill_worker(self, data: st.DataObject, blame: bool) -> None:
-        self.state.lose_worker(data.draw(st.sampled_from(self.state.workers)), blame)
+        self.lose(data.draw(st.sampled_from(self.state.workers)), blame)
         self.quarantine()
+
+    def held(self, worker: str) -> list[Key]:
+        return [lease.key for lease in self.out if lease.worker == worker and self.state.holds(lease)]
+
+    def lose(self, worker: str, blame: bool = True) -> None:
+        in_hand = self.held(worker)[: self.concurrency]
+        if blame and any(self.wanted(key) for key in in_hand):
+            self.suspects.update(in_hand)
+            if len(in_hand) == 1:
+                self.deaths[in_hand[0]] += 1
+        self.state.lose_worker(worker, blame)
+
+    def wanted(self, key: Key) -> bool:
+        return key[0] >= self.state.base and key not in self.kept | self.state.skipped
+
+    def acquit(self, key: Key) -> None:
+        self.suspects.discard(key)
+        self.deaths.pop(key, None)
 
     @rule(seconds=st.floats(0.1, 30))
     def pass_time(self, seconds: float) -> None:
         self.now += seconds
         late_before = set(self.state.late_workers)
         for worker in self.state.tick(self.now):
-            assert any(lease.worker == worker for lease in self.out if self.state.holds(lease))
-            self.state.lose_worker(worker)
+            assert self.held(worker)
+            self.lose(worker)
         self.quarantine()
         if set(self.state.late_workers) - late_before:
             assert len(self.state.late_workers) < len(self.state.workers) or not self.state.workers
@@ -96,6 +125,8 @@ class LinkMachine(RuleBasedStateMachine):
             assert lease.worker not in self.state.late_workers
             assert self.state.base <= lease.key[0] < self.state.base + self.window
             assert lease.key[0] == self.state.base or before + BYTES <= self.max_bytes
+            if self.concurrency > 1 and (held := self.held(lease.worker)):
+                assert not self.suspects & {lease.key, *held}
             self.out.append(lease)
 
     @precondition(lambda self: self.out)
@@ -105,11 +136,12 @@ class LinkMachine(RuleBasedStateMachine):
 
     def answered(self, lease: Lease) -> None:
         self.out.remove(lease)
-        wanted = lease.key[0] >= self.state.base and lease.key not in self.kept | self.state.skipped
+        wanted = self.wanted(lease.key)
         taken = self.state.answered(lease, BYTES, self.now) if self.state.holds(lease) else False
         assert not taken or wanted
         if taken:
             self.kept.add(lease.key)
+            self.acquit(lease.key)
         assert not self.state.answered(lease, BYTES, self.now)
 
     @precondition(lambda self: self.out)
@@ -118,13 +150,15 @@ class LinkMachine(RuleBasedStateMachine):
         lease = data.draw(st.sampled_from(self.out))
         self.out.remove(lease)
         if self.state.failed(lease, self.now):
-            self.state.lose_worker(lease.worker, blame=False)
+            self.lose(lease.worker, blame=False)
         self.quarantine()
 
     def quarantine(self) -> None:
         while (key := self.state.deadly_key) is not None:
             assert key not in self.kept
+            assert not self.state.died_of(key) or self.deaths[key] >= MAX_LOSSES
             self.state.skip(key)
+            self.acquit(key)
 
     @precondition(lambda self: self.kept)
     @rule(data=st.data())
@@ -174,7 +208,7 @@ class LinkMachine(RuleBasedStateMachine):
         for _ in range(200):
             self.now += 10.0
             for worker in self.state.tick(self.now):
-                self.state.lose_worker(worker)
+                self.lose(worker)
             self.quarantine()
             while (lease := self.state.lease(self.now)) is not None:
                 self.out.append(lease)

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from mtkd_dist.pools.evidence import MAX_FAILURES
-from mtkd_dist.pools.lease import Lease
+from mtkd_dist.pools.evidence import MAX_FAILURES, MAX_LOSSES
+from mtkd_dist.pools.lease import Key, Lease
 from mtkd_dist.pools.link_state import LinkState, StaleAttempt, WrongPlan
 from mtkd_dist.pools.patience import FIRST, NEEDED, Patience
 
@@ -76,7 +76,7 @@ def test_the_window_moves_when_every_rank_has_acknowledged() -> None:
     for lease in leases(state):
         state.answered(lease, 100, now=0)
     assert state.acknowledge(1, 0, 0) == []
-    assert state.held_back
+    assert state.lease(0) is None
     assert state.acknowledge(1, 1, 0) == [(0, 0), (0, 1)]
     assert [lease.key for lease in leases(state)] == [(2, 0), (2, 1)]
 
@@ -84,7 +84,6 @@ def test_the_window_moves_when_every_rank_has_acknowledged() -> None:
 def test_credits_in_bytes_hold_the_teachers_back() -> None:
     state = started(max_bytes=300, leases_per_worker=10)
     assert [lease.key for lease in leases(state)] == [(0, 0), (0, 1), (1, 0)]
-    assert state.held_back
 
 
 def test_the_oldest_step_is_leased_even_without_credits_so_that_students_cannot_wait_for_ever() -> None:
@@ -231,6 +230,39 @@ def test_only_the_key_that_a_dead_worker_was_at_is_suspected() -> None:
     assert state.deadly_key is None
 
 
+@pytest.mark.parametrize("deadly", [(0, 0), (0, 1)])
+def test_of_two_keys_that_a_worker_is_at_the_deadly_one_is_found_and_the_other_answered(deadly: Key) -> None:
+    state = started(concurrency=2, window_steps=1)
+    deaths = 0
+    while len(state.ready) + len(state.skipped) < 2:
+        state.add_worker("a", PLAN, now=0)
+        held = leases(state)
+        if deadly in [lease.key for lease in held]:
+            state.lose_worker("a")
+            deaths += 1
+        else:
+            for lease in held:
+                assert state.answered(lease, 100, now=0)
+        if state.deadly_key is not None:
+            state.skip(state.deadly_key)
+    assert state.skipped == {deadly}
+    assert deaths == 1 + MAX_LOSSES  # the first one with both in hand says nothing of either
+
+
+def test_a_worker_that_holds_a_suspect_gets_nothing_else_until_it_has_answered() -> None:
+    state = started(concurrency=2)
+    leases(state)
+    state.lose_worker("a")
+    state.add_worker("b", PLAN, now=0)
+    (alone,) = leases(state)
+    assert alone.key == (0, 0)
+    state.answered(alone, 100, now=1)
+    (alone,) = leases(state)
+    assert alone.key == (0, 1)
+    state.answered(alone, 100, now=1)
+    assert [lease.key for lease in leases(state)] == [(1, 0), (1, 1)]
+
+
 def test_a_skipped_key_is_done_without_an_answer_also_for_students_that_go_back() -> None:
     state = started()
     late = one_lease(state)
@@ -339,3 +371,15 @@ def test_the_first_answer_of_a_worker_may_take_longer_and_says_nothing_of_what_i
         assert patience.p99 is None
         state.answered(one_lease(state, 50 + i), 100, now=51 + i)
     assert patience.p99 == pytest.approx(1)
+
+
+def test_teachers_owe_the_oldest_step_and_what_window_and_credits_allow() -> None:
+    state = started(max_bytes=250)
+    assert state.is_owed((0, 1))
+    assert state.is_owed((1, 0))
+    assert not state.is_owed((2, 0))
+    for lease in leases(state):
+        state.answered(lease, 100, now=0)
+    assert not state.is_owed((1, 0))
+    state.acknowledge(1, 0, 0)
+    assert state.is_owed((1, 0))

@@ -89,7 +89,7 @@ class LinkConfig:
     wire: WireDtype = "float16"
     """Type in which teacher signals travel."""
     starved_seconds: float = 600.0
-    """A student that waits longer than this for a batch stops the run with a message."""
+    """A student that waits for the teachers while none of them answers for so long stops the run with a message."""
     hang_seconds: float = 120.0
     """A teacher worker that says nothing for so long over one slot is killed and started again (its first answer, which
     may compile, may take five times as long)."""

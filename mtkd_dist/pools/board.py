@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import ray
+from ray.exceptions import ActorDiedError
+
+from mtkd_dist.pools.errors import TrainingFailed, root_cause
 
 
 class Board:
@@ -38,3 +41,16 @@ class Board:
 
 
 BoardActor = ray.remote(num_cpus=0)(Board)
+
+
+def answer_of_board(call: ray.ObjectRef[Any], timeout: float | None = None) -> Any:
+    """For the driver. Errors: TrainingFailed when the board is dead, as then nobody learns of anything any more; those
+    of `ray.get`.
+    """
+    try:
+        return ray.get(call, timeout=timeout)
+    except ActorDiedError as error:
+        raise TrainingFailed(
+            "the process where workers leave their news for this one died; the same command goes on from the newest "
+            f"checkpoint. {root_cause(error)}"
+        ) from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Set
+from collections.abc import Sequence, Set
 
 from mtkd_dist.pools.lease import Key
 
@@ -20,10 +20,14 @@ class Evidence:
         self._losses: Counter[Key] = Counter()
         self._failures: Counter[Key] = Counter()
         self._failed_at: dict[Key, set[str]] = {}
+        self.suspects: set[Key] = set()
+        """Keys at which a worker was, perhaps among others, when it died."""
 
-    def died(self, key: Key) -> None:
-        """A worker died while it was at `key`."""
-        self._losses[key] += 1
+    def died(self, keys: Sequence[Key]) -> None:
+        """A worker died while it was at `keys`. Of several nobody knows which it was: none is blamed yet."""
+        self.suspects.update(keys)
+        if len(keys) == 1:
+            self._losses[keys[0]] += 1
 
     def failed(self, key: Key, worker: str) -> None:
         """`worker` raised an error at `key` and lives."""
@@ -34,6 +38,7 @@ class Evidence:
         """It has been answered, or nobody will be asked again."""
         for seen in (self._losses, self._failures, self._failed_at):
             seen.pop(key, None)  # type: ignore[attr-defined]
+        self.suspects.discard(key)
 
     def failed_at(self, key: Key) -> Set[str]:
         """Workers that have."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 
 Key = tuple[int, int]
@@ -29,10 +30,9 @@ class WorkerLeases:
     failures_in_a_row: int = 0
     late: bool = False
 
-    @property
-    def head(self) -> Lease | None:
-        """What it works at."""
-        return next((lease for lease, _ in self.calls.values()), None)
+    def in_hand(self, concurrency: int) -> list[Key]:
+        """What it works at, where it works at so many keys at a time."""
+        return [lease.key for lease, _ in itertools.islice(self.calls.values(), concurrency)]
 
     def silent_seconds(self, now: float) -> float:
         """Since when it has been at the first of its leases; a worker may hold two, and works at one."""

@@ -63,6 +63,7 @@ class Link:
         self._lost_workers = 0
         self._last_words: dict[Key, str] = {}
         self._started = False
+        self._moved = 0.0
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
@@ -76,6 +77,7 @@ class Link:
         """A student says where it starts; the first one sets the teachers to work."""
         for key in self._state.attach(attempt, rank, world_size, step, plan):
             self._answers.pop(key, None)
+        self._moved = time.monotonic()
         if not self._started:
             # Loading networks and starting students is not time of the pool.
             self._started = True
@@ -88,21 +90,26 @@ class Link:
         """References to the answers of `slots`, in this order, as soon as all are there; None for one that is skipped.
 
         Errors: StaleAttempt for students of an earlier attempt; LinkError when a teacher half failed, when no teacher
-        is left, or after `starved_seconds`.
+        is left, or when the teachers owe an answer and nothing has moved for `starved_seconds`.
         """
         keys = [(step, slot) for slot in slots]
-        try:
-            async with asyncio.timeout(self._config.starved_seconds):
-                while True:
-                    self._state.check(attempt)
-                    if self._error is not None:
-                        raise LinkError(self._error)
-                    missing = next((k for k in keys if k not in self._answers and k not in self._state.skipped), None)
-                    if missing is None:
-                        return [self._answers.get(key) for key in keys]
+        asked = time.monotonic()
+        while True:
+            self._state.check(attempt)
+            if self._error is not None:
+                raise LinkError(self._error)
+            missing = next((k for k in keys if k not in self._answers and k not in self._state.skipped), None)
+            if missing is None:
+                return [self._answers.get(key) for key in keys]
+            until = max(asked, self._moved) + self._config.starved_seconds
+            try:
+                async with asyncio.timeout(until - time.monotonic()):
                     await self._arrivals.setdefault(missing, asyncio.Event()).wait()
-        except TimeoutError:
-            raise LinkError(self._starved(step)) from None
+            except TimeoutError:
+                if not self._state.is_owed(missing):
+                    asked = time.monotonic()  # the students hold themselves back: a long step, or a checkpoint
+                elif time.monotonic() >= max(asked, self._moved) + self._config.starved_seconds:
+                    raise LinkError(self._starved(step)) from None
 
     async def lost(self, attempt: int, step: int, slots: list[int]) -> None:
         """A student could not read the answers that it took; they are made again."""
@@ -112,6 +119,7 @@ class Link:
 
     async def acknowledge(self, attempt: int, rank: int, step: int) -> None:
         """`rank` has done the optimizer step: what no student needs any more is freed."""
+        self._moved = time.monotonic()
         for key in self._state.acknowledge(attempt, rank, step):
             self._answers.pop(key, None)
         self._pump()
@@ -138,10 +146,10 @@ class Link:
     def _starved(self, step: int) -> str:
         state = self._state
         return (
-            f"no answer for step {step} within {self._config.starved_seconds:g} s: of {len(self._workers)} teacher "
-            f"workers {len(state.workers)} are alive ({len(state.late_workers)} of them late) and "
-            f"{len(self._workers) - len(state.workers)} loading or restarting; {state.calls} leases are out, "
-            f"{len(state.ready)} answers are ready, {state.bytes_in_flight} bytes in flight. If the teachers are "
+            f"no answer for step {step}, nor any other, within {self._config.starved_seconds:g} s: of "
+            f"{len(self._workers)} teacher workers {len(state.workers)} are alive ({len(state.late_workers)} of them "
+            f"late) and {len(self._workers) - len(state.workers)} loading or restarting; {state.calls} leases are "
+            f"out, {len(state.ready)} answers are ready, {state.bytes_in_flight} bytes in flight. If the teachers are "
             "merely slow, raise link.starved_seconds; otherwise look into the log for the teacher workers' last words"
         )
 
@@ -176,7 +184,7 @@ class Link:
         except Exception as error:
             self._failed(lease, error)
         else:
-            now = time.monotonic()
+            self._moved = now = time.monotonic()
             self._clock.answered(lease.worker, now, meta["busy_seconds"])
             if self._state.answered(lease, meta["bytes"], now):
                 self._answers[lease.key] = answer_ref
@@ -205,7 +213,8 @@ class Link:
             if self._state.died_of(key):
                 why = (
                     f"{MAX_LOSSES} teacher workers died at step {step}, slot {slot} ({self._photographs(key)}); out of "
-                    "memory? A smaller link.slot_size or patch needs less; the log has their last words"
+                    "memory? A smaller patch or link.slot_size needs less (the stage then begins anew: --on-change "
+                    "restart); the log has their last words"
                 )
             else:
                 why = f"{self._last_words.pop(key)} (tried {MAX_FAILURES} times)"
@@ -246,6 +255,8 @@ class Link:
             except ActorDiedError as error:
                 # Ray has given it up; the others go on without it.
                 del self._workers[worker]
+                left = len(self._workers)
+                self._say(f"teacher worker {worker} could not be restarted, {left} are left: {root_cause(error)}")
                 if not self._workers:
                     self._fail(f"the last teacher worker died and could not be restarted: {root_cause(error)}")
                 return

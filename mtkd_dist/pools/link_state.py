@@ -42,6 +42,8 @@ class LinkState:
         window_steps: how many steps the teachers may be ahead of the slowest student, at least 1.
         max_bytes: byte credits; see the module's formula.
         patience: how long a worker may take.
+        concurrency: leases that a worker works at side by side. With more than 1, a key at which a worker died is
+            leased alone until it has been answered, so that no other is blamed for what it does.
         leases_per_worker: 2 keeps a worker busy while its answer is on its way.
     """
 
@@ -54,6 +56,7 @@ class LinkState:
         window_steps: int,
         max_bytes: int,
         patience: Patience,
+        concurrency: int = 1,
         leases_per_worker: int = 2,
     ) -> None:
         self.plan = plan
@@ -62,6 +65,7 @@ class LinkState:
         self.window_steps = window_steps
         self.max_bytes = max_bytes
         self.patience = patience
+        self.concurrency = concurrency
         self.leases_per_worker = leases_per_worker
         self.slot_bytes: int | None = None
         """Of the largest answer; nothing is known before the first: until then only the oldest step is leased."""
@@ -113,14 +117,15 @@ class LinkState:
     def lose_worker(self, worker: str, blame: bool = True) -> list[Key]:
         """Forget a dead worker; the keys that become free are returned.
 
-        `blame`: it may have died of the key that it was at. The one behind that has not been touched.
+        `blame`: it may have died of what it was at. What waited behind that has not been touched.
         """
         lost = self._workers.pop(worker, None)
         if lost is None:
             return []
         self._calls -= len(lost.calls)
-        if blame and lost.head is not None and self._wanted(lost.head.key):
-            self._evidence.died(lost.head.key)
+        in_hand = lost.in_hand(self.concurrency)
+        if blame and any(map(self._wanted, in_hand)):
+            self._evidence.died(in_hand)
         return [lease.key for lease, _ in lost.calls.values() if self._release(lease)]
 
     @property
@@ -169,7 +174,7 @@ class LinkState:
         return hung
 
     def lease(self, now: float) -> Lease | None:
-        """The next lease, or None when every worker is busy or nothing may be leased (see `held_back`)."""
+        """The next lease, or None when every worker is busy or nothing may be leased."""
         key = self._next_key()
         if key is not None:
             least = self._least_busy(key)
@@ -254,10 +259,10 @@ class LinkState:
         self._next_step[rank] = step + 1
         return self._move_base()
 
-    @property
-    def held_back(self) -> bool:
-        """Nothing may be leased: the window is full, credits are used up, or the plan is at its end."""
-        return self._next_key() is None
+    def is_owed(self, key: Key) -> bool:
+        """Whether the teachers are to answer `key` now; otherwise it waits for students to acknowledge steps."""
+        in_window = key[0] < min(self.base + self.window_steps, self.steps)
+        return key in self.leased or (in_window and (key[0] <= self.base or self._has_credit()))
 
     def _check_plan(self, plan: str, who: str) -> None:
         if plan != self.plan:
@@ -312,10 +317,18 @@ class LinkState:
     def _least_busy(self, key: Key) -> str | None:
         """Who should get `key`: rather one that has not failed at it, then the one with the fewest leases."""
         failed_at = self._evidence.failed_at(key)
+        suspects = self._evidence.suspects if self.concurrency > 1 else frozenset()
+
+        def is_open(worker: WorkerLeases) -> bool:
+            if key in suspects:
+                return not worker.calls
+            holds_one = bool(suspects) and any(lease.key in suspects for lease, _ in worker.calls.values())
+            return len(worker.calls) < self.leases_per_worker and not holds_one
+
         free = (
             (name in failed_at, len(worker.calls), name)
             for name, worker in self._workers.items()
-            if not worker.late and len(worker.calls) < self.leases_per_worker
+            if not worker.late and is_open(worker)
         )
         return min(free, default=(False, 0, None))[2]
 

@@ -17,6 +17,11 @@ SETTLE_SECONDS = 5.0
 SchedulingStrategy: TypeAlias = NodeAffinitySchedulingStrategy | str
 
 
+def on_this_node() -> NodeAffinitySchedulingStrategy:
+    """For actors that must outlive every node but the driver's, which a run cannot do without."""
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+
+
 def teacher_strategies(layout: Layout) -> list[SchedulingStrategy] | None:
     """One for each teacher worker: away from the nodes that the students are to have. None: Ray decides.
 

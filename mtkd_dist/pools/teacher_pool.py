@@ -12,17 +12,17 @@ from typing import Any
 import ray
 from ray.actor import ActorHandle
 from ray.exceptions import ActorDiedError, RayActorError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mtkd_dist.config.tree import LinkConfig
+from mtkd_dist.pools.board import answer_of_board
 from mtkd_dist.pools.cluster import has_real_gpus
 from mtkd_dist.pools.errors import TrainingFailed, root_cause
 from mtkd_dist.pools.link import LinkActor
 from mtkd_dist.pools.link_state import LinkState
-from mtkd_dist.pools.nodes import SchedulingStrategy
+from mtkd_dist.pools.nodes import SchedulingStrategy, on_this_node
 from mtkd_dist.pools.patience import Patience
 from mtkd_dist.pools.placement import PoolSize
-from mtkd_dist.pools.shards import merged, shard_of, slots_of_shard
+from mtkd_dist.pools.shards import LinkTotals, all_served, shard_of, slots_of_shard
 from mtkd_dist.pools.teacher_worker import TeacherJob, TeacherWorker, describe_slot
 
 PLACEMENT_SECONDS = 600.0
@@ -45,7 +45,8 @@ def teacher_pool(
 ) -> Iterator[TeacherPool]:
     """Teacher workers and their links, for as long as the block lasts. The teachers work once a student attaches.
 
-    `board` tells students where the links are. The block is entered once `config.min_teachers` workers have loaded.
+    `board` tells students where the links are. The block is entered once `config.min_teachers` workers have loaded,
+    and one for each link.
     `strategies`: of Ray, one a worker; None: Ray decides where they run.
     Errors: TrainingFailed when a worker cannot load its networks, or when the cluster has no room for the first ones.
     """
@@ -76,19 +77,21 @@ class TeacherPool:
         self._slots_per_step = slots_per_step
         self._config = config
         self._board = board
+        self._concurrency = 2 if pool.gpus and has_real_gpus() else 1
         actor = ray.remote(TeacherWorker)
         options = {
             "num_cpus": pool.cpus,
             "num_gpus": pool.gpus,
             "max_restarts": -1,
             "max_task_retries": 0,
-            "max_concurrency": 2 if pool.gpus and has_real_gpus() else 1,
+            "max_concurrency": self._concurrency,
         }
         self.workers: dict[str, ActorHandle] = {
             f"teacher-{i}": actor.options(scheduling_strategy=strategy, **options).remote(job)
             for i, strategy in enumerate(strategies or ["DEFAULT"] * pool.workers)
         }
         self.links: list[ActorHandle] = []
+        self._totals = LinkTotals()
         self._loading = {worker.ping.remote(): name for name, worker in self.workers.items()}
         self._ends: list[Any] = []
         self._reminded = time.monotonic()
@@ -103,7 +106,7 @@ class TeacherPool:
         shards = min(self._config.shards, self._pool.workers, self._slots_per_step)
         needed = min(self._config.min_teachers, self._pool.workers)
         deadline = time.monotonic() + PLACEMENT_SECONDS
-        while len(self.workers) - len(self._loading) < needed:
+        while len(loaded := self._loaded()) < needed or not all_served(loaded, shards):
             if time.monotonic() > deadline:
                 raise TrainingFailed(
                     f"{self._still_loading()}. Is something else using the cluster? Ask for fewer (--num-gpus)"
@@ -112,25 +115,26 @@ class TeacherPool:
             self._look_at_loading()
         self.links = [self._new_link(shard, shards) for shard in range(shards)]
         self._ends = [link.run.remote() for link in self.links]
-        ray.get(self._board.announce.remote(self.links))
+        answer_of_board(self._board.announce.remote(self.links))
 
     def heal(self) -> None:
         """To be called often: a dead link gets a successor, and workers that have not started are spoken of.
 
-        Errors: TrainingFailed when a worker cannot load its networks.
+        Errors: TrainingFailed when a worker cannot load its networks, or when the board is dead.
         """
         self._look_at_loading()
         ended, _ = ray.wait(self._ends, num_returns=len(self._ends), timeout=0)
         for shard in sorted(self._ends.index(end) for end in ended):
+            self._totals.died(shard)
             self.links[shard] = self._new_link(shard, len(self.links))
             self._ends[shard] = self.links[shard].run.remote()
             _say(self._board, "the link died: another one has taken its place, and what was lost is answered again")
         if ended:
-            ray.get(self._board.announce.remote(self.links))
+            answer_of_board(self._board.announce.remote(self.links))
 
     def stats(self, timeout: float) -> dict[str, Any]:
-        """Of all links together; see `Link.stats`. Errors: those of `ray.get`."""
-        return merged(ray.get([link.stats.remote() for link in self.links], timeout=timeout))
+        """Of all links together, and of those that they replaced; see `Link.stats`. Errors: those of `ray.get`."""
+        return self._totals.seen(ray.get([link.stats.remote() for link in self.links], timeout=timeout))
 
     def kill(self) -> None:
         for handle in [*self.links, *self.workers.values()]:
@@ -145,15 +149,19 @@ class TeacherPool:
             window_steps=config.window_steps,
             max_bytes=config.max_bytes // shards,
             patience=Patience(config.hang_seconds),
+            concurrency=self._concurrency,
         )
         workers = {
             name: worker for i, (name, worker) in enumerate(self.workers.items()) if shard_of(i, shards) == shard
         }
-        # Where the driver is: what the link owns then outlives every node but the one that the run cannot do without.
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         describe = functools.partial(describe_slot, job.images, job.plan, job.slot_size)
         say = functools.partial(_say, self._board)
-        return LinkActor.options(scheduling_strategy=here).remote(state, workers, config, describe, say)
+        # What the link owns outlives other nodes too.
+        return LinkActor.options(scheduling_strategy=on_this_node()).remote(state, workers, config, describe, say)
+
+    def _loaded(self) -> list[int]:
+        loading = set(self._loading.values())
+        return [i for i, name in enumerate(self.workers) if name not in loading]
 
     def _look_at_loading(self) -> None:
         if not self._loading:

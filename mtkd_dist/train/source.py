@@ -6,6 +6,7 @@ global batch does not depend on the number of ranks.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import threading
@@ -33,6 +34,8 @@ logger = logging.getLogger(__name__)
 
 NEW_LINK_SECONDS = 60.0
 """So long a student waits for another link in the place of a dead one."""
+SILENT_SECONDS = 60.0
+"""A link that tells not even its own numbers within this time is given up."""
 POLL_SECONDS = 0.2
 READ_SECONDS, READ_FACTOR = 2.0, 20.0
 """Answers that take longer to read than this, and than this many times what the slowest of the last reads took, are
@@ -129,6 +132,9 @@ class LocalSource:
 class LinkSource:
     """Takes answers of the teacher pool from the links, as one rank of one attempt of the student group.
 
+    The links are asked for a step before the answers of the step before it are read, so that nobody waits for the
+    question to travel. What they say of it, errors too, counts when that step is fetched.
+
     Args:
         find_links: returns the handles of the `LinkActor`s as they are now. When one of them has died, they are asked
             for again, and attached to at the step that is needed next.
@@ -155,6 +161,7 @@ class LinkSource:
         self._device = device
         self._channels_last = channels_last
         self._links: list[Any] = []
+        self._ahead: dict[int, list[Any]] = {}
         self._read_seconds: deque[float] = deque(maxlen=50)
 
     def fetch(self, step: int) -> Batch:
@@ -173,6 +180,7 @@ class LinkSource:
                 if not self._links:
                     self._links = self._attach(step)
                 refs = self._ask(step)
+                self._ahead = {step + 1: self._call("take", step + 1, self.share.slots)}
                 answers, unreadable = self._read(refs, patience)
                 if not unreadable:
                     return answers
@@ -180,9 +188,11 @@ class LinkSource:
                 logger.warning("step %d: the answers of slots %s cannot be read and are made again", step, unreadable)
                 patience *= 2
                 dead_since = None
-                self._each_link("lost", step, unreadable)
+                # With them the links drop what the same workers made for later steps.
+                self._ahead = {}
+                _answers_of(self._links, self._call("lost", step, unreadable))
             except RayActorError as error:
-                self._links = []
+                self._links, self._ahead = [], {}
                 dead_since = dead_since or time.monotonic()
                 if time.monotonic() - dead_since > NEW_LINK_SECONDS:
                     raise LinkError(
@@ -194,27 +204,30 @@ class LinkSource:
     def _attach(self, step: int) -> list[Any]:
         links = self._find_links()
         plan = self.share.plan.digest
-        ray.get([link.attach.remote(self._attempt, self._rank, self._world_size, step, plan) for link in links])
+        calls = [link.attach.remote(self._attempt, self._rank, self._world_size, step, plan) for link in links]
+        _answers_of(links, calls)
         return links
 
     def _ask(self, step: int) -> dict[int, Any]:
         """Slot -> reference, in order. Those that are left out are noted, and not in it."""
-        taken = [ref for refs in self._each_link("take", step, self.share.slots) for ref in refs]
+        calls = self._ahead.pop(step, None) or self._call("take", step, self.share.slots)
+        taken = [ref for refs in _answers_of(self._links, calls) for ref in refs]
         refs = {slot: ref for slot, ref in zip(self.share.slots, taken, strict=True) if ref is not None}
         if not refs:
             raise LinkError(
                 f"all samples of rank {self._rank} at step {step} are skipped (link.on_deadly: skip), so there is "
-                "nothing to train it on; a smaller link.slot_size skips fewer samples at a time"
+                "nothing to train it on. Begin the stage anew (--on-change restart) with a smaller link.slot_size, "
+                "which skips fewer samples at a time, or take fewer student workers"
             )
         if len(refs) < len(taken):
             self.share.skipped[step] = [slot for slot in self.share.slots if slot not in refs]
         return refs
 
-    def _each_link(self, method: str, step: int, slots: list[int]) -> list[Any]:
-        """Call every link that has some of `slots` with those."""
+    def _call(self, method: str, step: int, slots: list[int]) -> list[Any]:
+        """Call every link that has some of `slots` with those; returns where their answers will be."""
         runs = split_slots(slots, self.share.slots_per_step, len(self._links))
         calls = zip(self._links, runs, strict=True)
-        return ray.get([getattr(link, method).remote(self._attempt, step, run) for link, run in calls if run])
+        return [getattr(link, method).remote(self._attempt, step, run) for link, run in calls if run]
 
     def _read(self, refs: dict[int, Any], patience: float) -> tuple[list[Answer], list[int]]:
         """The answers, or the slots of those that cannot be read."""
@@ -231,6 +244,24 @@ class LinkSource:
         if len(self._read_seconds) < READS_NEEDED:
             return FIRST_READ_SECONDS
         return max(READ_SECONDS, READ_FACTOR * max(self._read_seconds))
+
+
+def _answers_of(links: list[Any], calls: list[Any]) -> list[Any]:
+    """What the links answer, however long the teachers take: only a link that does not speak at all is given up.
+
+    Errors: LinkError then; those of the calls.
+    """
+    while True:
+        with contextlib.suppress(GetTimeoutError):
+            answers: list[Any] = ray.get(calls, timeout=SILENT_SECONDS)
+            return answers
+        try:
+            ray.get([link.stats.remote() for link in links], timeout=SILENT_SECONDS)
+        except GetTimeoutError as error:
+            raise LinkError(
+                f"the link lives and has not answered for {SILENT_SECONDS:g} s: its process hangs, or the network to "
+                "its node, where the run was started, does; look at its log there and give the same command again"
+            ) from error
 
 
 def _is_readable(ref: Any) -> bool:

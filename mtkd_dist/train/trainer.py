@@ -22,10 +22,10 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from mtkd_dist.config.shares import PoolShares
 from mtkd_dist.config.tree import LinkConfig
 from mtkd_dist.models import read_state_dict
-from mtkd_dist.pools.board import BoardActor
+from mtkd_dist.pools.board import BoardActor, answer_of_board
 from mtkd_dist.pools.cluster import has_real_gpus, spilled_bytes
 from mtkd_dist.pools.errors import TrainingFailed, root_cause
-from mtkd_dist.pools.nodes import teacher_strategies
+from mtkd_dist.pools.nodes import on_this_node, teacher_strategies
 from mtkd_dist.pools.placement import Layout, PoolSize
 from mtkd_dist.pools.reservation import reserved
 from mtkd_dist.pools.teacher_pool import TeacherPool, teacher_pool
@@ -82,7 +82,7 @@ def run_training(
     Errors: TrainingFailed; KeyboardInterrupt passes through at once. The student group ends with this process's
     connection to Ray.
     """
-    board = BoardActor.remote()
+    board = BoardActor.options(scheduling_strategy=on_this_node()).remote()
     with contextlib.ExitStack() as stack:
         pool = None
         if teacher is not None and layout.teachers is not None:
@@ -179,6 +179,7 @@ class _News:
         self._board = board
         self._teachers = teachers
         self._read = 0
+        self._stats: dict[str, Any] = {}
         self._asked: set[int] = set()
         self._answered: set[int] = set()
         self._failure = Failure(ranks)
@@ -186,12 +187,12 @@ class _News:
         self._spilled = _Spilled()
 
     def pass_on(self, on_update: Callable[[Update], None]) -> None:
-        """Errors: TrainingFailed, when a student met what a restart cannot mend."""
+        """Errors: TrainingFailed, when a student met what a restart cannot mend, or when the board is dead."""
         try:
-            stats = self._teachers.stats(timeout=10) if self._teachers is not None else {}
-            records = ray.get(self._board.read.remote(self._read), timeout=10)
+            records = answer_of_board(self._board.read.remote(self._read), timeout=10)
         except (ray.exceptions.RayError, TimeoutError):
-            return  # the run's own error is the one to show, and what was not read is read the next time
+            return  # what was not read is read the next time
+        stats = self._link_stats()
         self._read += len(records)
         if stats and (spilled := self._spilled.bytes()) is not None:
             stats["bytes_spilled"] = spilled
@@ -210,6 +211,13 @@ class _News:
             on_update(update)
         if message := self._failure.decide([r for r in records if "fatal" in r], time.monotonic()):
             raise TrainingFailed(message)
+
+    def _link_stats(self) -> dict[str, Any]:
+        """As they were last where a link does not answer, so that it hides no news; empty before the first."""
+        if self._teachers is not None:
+            with contextlib.suppress(ray.exceptions.RayError, TimeoutError):
+                self._stats = self._teachers.stats(timeout=10)
+        return self._stats
 
     def say(self, on_update: Callable[[Update], None], note: str) -> None:
         on_update(Update([], None, {}, [], [note]))
