@@ -64,7 +64,7 @@ def train(
     seed: int,
     rank: int,
     world_size: int,
-    consumed: Callable[[int, Sequence[int]], None],
+    consumed: Callable[[int, Sequence[int], Sequence[int]], None],
     checkpoint: Callable[[], None],
     validate: Callable[[], None],
     post: Callable[[list[dict[str, Any]]], None],
@@ -73,7 +73,7 @@ def train(
 
     Args:
         network: `state.model`, or its DDP wrapper; only it is in DDP, never a teacher.
-        consumed: called after every optimizer step with its number and the batch's checks.
+        consumed: called after every optimizer step with its number, the batch's checks and the slots that were skipped.
         checkpoint: called on every rank every `checkpoint_every` steps and at the end.
         validate: the same for `validate_every`, just before; and where training goes on from such a step, because
             whoever stopped it may have stopped that validation too.
@@ -110,7 +110,7 @@ def train(
             nn.utils.clip_grads_with_norm_(state.model.parameters(), config.clip_grad, gradient_norm)
         learning_rate = state.learning_rate
         state.update(gradient_norm)
-        consumed(step, batch.checks)
+        consumed(step, batch.checks, source.share.skipped.get(step, ()))
         source.done(step)
         readings.append(Reading(step, began - ready, learning_rate, losses, gradient_norm, batch))
         validates = _due(state.step, config.validate_every, config.steps)
