@@ -304,7 +304,7 @@ def _train(
                 seed=seed,
                 rank=0,
                 world_size=1,
-                consumed=lambda step, checks: None,
+                consumed=lambda step, checks, skipped: None,
                 checkpoint=lambda: None,
                 validate=lambda: None,
                 post=_poster(losses),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -106,16 +107,21 @@ def train_alone(
     post: Callable[[list[dict[str, Any]]], None] = lambda records: None,
     validate: Callable[[], None] = lambda: None,
     network: nn.Module | None = None,
-    consumed: Callable[[int, Sequence[int]], None] = lambda step, checks: None,
+    consumed: Callable[[int, Sequence[int], Sequence[int]], None] = lambda step, checks, skipped: None,
     slots: list[int] | None = None,
+    skipped: dict[int, list[int]] | None = None,
     world_size: int = 1,
 ) -> None:
-    """The training loop in this process: one rank that cuts its own samples, by default those of the whole step."""
+    """The training loop in this process: one rank that cuts its own samples, by default those of the whole step.
+
+    `skipped`: step -> slots that are left out, as a link would.
+    """
+    taken = dataclasses.replace(share(job, slots), skipped=skipped or {})
     train(
         state,
         network or state.model,
         job.method,
-        LocalSource(share(job, slots), next(state.model.parameters()).device, job.training.channels_last),
+        LocalSource(taken, next(state.model.parameters()).device, job.training.channels_last),
         job.training,
         seed=job.seed,
         rank=0,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -44,6 +44,7 @@ def start(
     notes: list[str],
     kill_after: int = 99,
     between: Callable[[int], None] = lambda s: None,
+    skipped: dict[int, list[int]] | None = None,
 ) -> TrainState:
     """One attempt of one rank. `kill_after`: so many steps of it; `between`: called after each one."""
     folder.mkdir(exist_ok=True)
@@ -52,15 +53,16 @@ def start(
     attempt.load(state)
     assert state.step == attempt.start
 
-    def consumed(step: int, checks: object) -> None:
-        attempt.consumed(step, checks)  # type: ignore[arg-type]
+    def consumed(step: int, checks: Sequence[int], skipped: Sequence[int]) -> None:
+        attempt.consumed(step, checks, skipped)
         between(step)
         if step + 1 - attempt.start >= kill_after:
             attempt._writer._wait()  # so that a test knows which checkpoints there are
             raise Killed
 
     try:
-        train_alone(job, state, consumed=consumed, checkpoint=functools.partial(attempt.checkpoint, state))
+        checkpoint = functools.partial(attempt.checkpoint, state)
+        train_alone(job, state, consumed=consumed, checkpoint=checkpoint, skipped=skipped)
     finally:
         attempt.close()
     return state
@@ -141,6 +143,15 @@ def test_no_checkpoint_counts_on_a_log_that_could_not_be_written(
         start(job, tmp_path / "run", notes)
     assert [note for note in notes if "checkpoint of step 3 is missing" in note]
     assert Checkpoints(tmp_path / "run").steps() == []
+
+
+def test_a_slot_that_was_left_out_is_written_down_and_judged_as_skipped(job: StudentJob, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    start(job, folder, [], skipped={2: [1]})
+    (log,) = read_logs(folder)
+    assert [line.step for line in log.lines if line.skipped] == [2]
+    verdict = audit([log], None)
+    assert (verdict.skipped, verdict.lost) == (job.slot_size, 0)
 
 
 def test_a_finished_training_that_is_started_again_does_nothing_and_stays_finished(

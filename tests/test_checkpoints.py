@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import os
 import threading
 import time
 from pathlib import Path
@@ -12,7 +14,15 @@ from hypothesis import strategies as st
 
 from mtkd_dist.models import build_network, save_network
 from mtkd_dist.train import checkpoints as module
-from mtkd_dist.train.checkpoints import BEST, CheckpointError, Checkpoints, CheckpointWriter, Superseded, expired
+from mtkd_dist.train.checkpoints import (
+    BEST,
+    DIGEST_BYTES,
+    CheckpointError,
+    Checkpoints,
+    CheckpointWriter,
+    Superseded,
+    expired,
+)
 from mtkd_dist.train.consumption import claim_attempt, latest_attempt
 from tests.nets import TINY
 
@@ -55,25 +65,81 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     assert torch.equal(loaded["weights"], state_of(8)["weights"])
 
 
-@pytest.mark.parametrize("harm", ["torn", "flipped", "no digest", "empty digest"])
+@pytest.mark.parametrize("harm", ["torn", "flipped", "no digest", "empty"])
 def test_of_a_torn_or_corrupted_checkpoint_the_one_before_is_taken_and_said(tmp_path: Path, harm: str) -> None:
     checkpoints = written(tmp_path, 4, 8)
-    path, digest = checkpoints.path(8), tmp_path / "step-000008.pt.sha256"
+    path = checkpoints.path(8)
     data = path.read_bytes()
-    if harm == "torn":
-        path.write_bytes(data[:-100])
-    elif harm == "flipped":
-        path.write_bytes(data[:500] + bytes([data[500] ^ 1]) + data[501:])
-    elif harm == "no digest":
-        digest.unlink()
-    else:
-        digest.write_text("")
+    harmed = {
+        "torn": data[:-100],
+        "flipped": data[:500] + bytes([data[500] ^ 1]) + data[501:],
+        "no digest": data[:-DIGEST_BYTES],
+        "empty": b"",
+    }[harm]
+    path.write_bytes(harmed)
     notes: list[str] = []
     assert checkpoints.newest(notes.append) == 4
     (note,) = notes
     assert "step-000008.pt is torn or corrupted" in note
+    assert "step-000008.pt.torn" in note
     # A disk that reads it again later must not bring it back: the steps after 4 are done anew.
     assert checkpoints.steps() == [4]
+    assert (tmp_path / "step-000008.pt.torn").read_bytes() == harmed
+
+
+def test_a_torn_checkpoint_goes_when_training_has_come_as_far_again(tmp_path: Path) -> None:
+    checkpoints = written(tmp_path, 4, 8)
+    checkpoints.path(8).write_bytes(b"")
+    checkpoints.newest(lambda note: None)
+    torn = tmp_path / "step-000008.pt.torn"
+    checkpoints.sweep()
+    checkpoints.prune(keep=1)
+    assert torn.exists()
+    written(tmp_path, 8).prune(keep=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000008.pt"]
+
+
+@pytest.mark.parametrize("number", [errno.ESTALE, errno.EIO, errno.EMFILE])
+def test_a_checkpoint_that_cannot_be_read_now_is_told_and_none_is_touched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    checkpoints = written(tmp_path, 4, 8)
+    before = sorted(tmp_path.iterdir())
+
+    def broken(path: Path, mode: str) -> None:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", broken)
+        with pytest.raises(OSError, match=r"step-000008\.pt cannot be read .*the same command tries again") as error:
+            checkpoints.newest(pytest.fail)
+    assert error.value.errno == number
+    assert sorted(tmp_path.iterdir()) == before
+    assert checkpoints.newest(pytest.fail) == 8
+
+
+def test_one_rename_brings_weights_and_digest_so_a_late_writer_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+
+    def stalled() -> None:
+        checkpoints.write(4, state_of(5), 2, lambda: None)
+
+    checkpoints.write(4, state_of(4), 1, stalled)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000004.pt"]
+    assert checkpoints.newest(pytest.fail) == 4
+
+
+def test_words_that_nobody_takes_end_the_training_and_do_not_hang_it(tmp_path: Path) -> None:
+    def deaf(note: str) -> None:
+        raise ConnectionError("the board is gone")
+
+    checkpoints = Checkpoints(tmp_path)
+    writer = CheckpointWriter(checkpoints, 2, 1, lambda: None, deaf, start=0)
+    make_disk_full(checkpoints, 4)
+    writer.save(4, state_of(4))
+    for step in (8, 12):
+        with pytest.raises(ConnectionError, match="the board is gone"):
+            writer.save(step, state_of(step))
 
 
 def test_a_temporary_file_of_a_killed_writer_is_no_checkpoint_and_is_swept_away(tmp_path: Path) -> None:
@@ -81,7 +147,7 @@ def test_a_temporary_file_of_a_killed_writer_is_no_checkpoint_and_is_swept_away(
     (tmp_path / "step-000008.pt.1.tmp").write_bytes(b"half")
     assert checkpoints.newest(pytest.fail) == 4
     checkpoints.sweep()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000004.pt", "step-000004.pt.sha256"]
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000004.pt"]
 
 
 def test_the_checkpoint_at_the_best_validation_outlives_newer_ones(tmp_path: Path) -> None:
@@ -89,7 +155,6 @@ def test_the_checkpoint_at_the_best_validation_outlives_newer_ones(tmp_path: Pat
     checkpoints = written(tmp_path, 2, 4, 6, 8)
     checkpoints.prune(keep=1)
     assert checkpoints.steps() == [4, 8]
-    assert not (tmp_path / "step-000006.pt.sha256").exists()
 
 
 def test_a_checkpoint_holds_the_state_as_it_was_when_it_was_asked_for(tmp_path: Path) -> None:

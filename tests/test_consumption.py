@@ -12,7 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mtkd_dist.train.audit import Verdict, audit
-from mtkd_dist.train.consumption import ConsumptionLog, Header, Log, claim_attempt, latest_attempt, log_path, read_logs
+from mtkd_dist.train.consumption import (
+    ConsumptionLog,
+    Header,
+    Line,
+    Log,
+    claim_attempt,
+    latest_attempt,
+    log_path,
+    read_logs,
+)
 from mtkd_dist.train.source import slots_of_rank
 
 SLOTS, SLOT = 4, 2
@@ -42,7 +51,7 @@ def attempt(number: int, world_size: int, start: int, ends: list[int]) -> list[L
     for rank in range(world_size):
         slots = slots_of_rank(SLOTS, rank, world_size)
         rows = slice(slots[0] * SLOT, (slots[-1] + 1) * SLOT)
-        lines = tuple((step, tuple(planned(step)[rows])) for step in range(start, ends[rank]))
+        lines = tuple(Line(step, tuple(planned(step)[rows])) for step in range(start, ends[rank]))
         header = dataclasses.replace(HEADER, attempt=number, rank=rank, world_size=world_size, start=start)
         logs.append(Log(header, lines))
     return logs
@@ -67,6 +76,12 @@ def flat(attempts: list[list[Log]]) -> list[Log]:
     return [log for ranks in attempts for log in ranks]
 
 
+def exchanged(attempts: list[list[Log]], one: Log, index: int, lines: list[Line]) -> list[Log]:
+    """All logs, with `lines` in the place of a line of `one`."""
+    changed = dataclasses.replace(one, lines=(*one.lines[:index], *lines, *one.lines[index + 1 :]))
+    return [changed if log is one else log for log in flat(attempts)]
+
+
 @given(histories())
 def test_whatever_was_killed_whenever_nothing_is_lost_repeated_or_wrong(attempts: list[list[Log]]) -> None:
     verdict = audit(flat(attempts), planned)
@@ -74,9 +89,9 @@ def test_whatever_was_killed_whenever_nothing_is_lost_repeated_or_wrong(attempts
     assert verdict.fine
     assert verdict.samples == verdict.steps_done * HEADER.batch_size
     assert verdict.steps_done == min(
-        max((step + 1 for step, _ in log.lines), default=log.header.start) for log in attempts[-1]
+        max((line.step + 1 for line in log.lines), default=log.header.start) for log in attempts[-1]
     )
-    written = sum(len(checks) for log in flat(attempts) for _, checks in log.lines)
+    written = sum(len(checks) for log in flat(attempts) for _, checks, _ in log.lines)
     in_progress = written - verdict.samples - verdict.recomputed
     assert 0 <= in_progress < HEADER.batch_size
 
@@ -87,22 +102,47 @@ def test_a_line_that_is_missing_doubled_or_of_other_pixels_is_found(
 ) -> None:
     last = data.draw(st.sampled_from(attempts[-1]))
     end = audit(flat(attempts), planned).steps_done
-    inside = [index for index, (step, _) in enumerate(last.lines) if step < end - 1]
+    inside = [index for index, line in enumerate(last.lines) if line.step < end - 1]
     if not inside:
         return
     index = data.draw(st.sampled_from(inside))
-    step, checks = last.lines[index]
-    before, after = last.lines[:index], last.lines[index + 1 :]
+    line = last.lines[index]
+    gone = data.draw(st.sets(st.integers(0, len(line.checks) - 1), min_size=1))
+    fewer = tuple(check for row, check in enumerate(line.checks) if row not in gone)
     harmed = {
-        "lost": before + after,
-        "repeated": (*before, (step, checks), (step, checks), *after),
-        "wrong": (*before, (step, (checks[0] + 1, *checks[1:])), *after),
+        ("lost", len(line.checks)): [],
+        ("lost", len(gone)): [Line(line.step, fewer)],
+        ("repeated", len(line.checks)): [line, line],
+        ("wrong", 1): [Line(line.step, (-1, *line.checks[1:]))],
     }
-    for name, lines in harmed.items():
-        logs = [dataclasses.replace(log, lines=lines) if log is last else log for log in flat(attempts)]
-        verdict = audit(logs, planned)
-        assert getattr(verdict, name) == (1 if name == "wrong" else len(checks)), name
+    for (name, count), lines in harmed.items():
+        verdict = audit(exchanged(attempts, last, index, lines), planned)
+        found = {"lost": verdict.lost, "repeated": verdict.repeated, "wrong": verdict.wrong, "skipped": verdict.skipped}
+        assert found == {"lost": 0, "repeated": 0, "wrong": 0, "skipped": 0} | {name: count}
         assert not verdict.fine
+
+
+@given(histories(), st.data())
+def test_what_a_step_was_made_without_is_skipped_only_as_far_as_the_log_says_so(
+    attempts: list[list[Log]], data: st.DataObject
+) -> None:
+    last = data.draw(st.sampled_from(attempts[-1]))
+    end = audit(flat(attempts), planned).steps_done
+    inside = [index for index, line in enumerate(last.lines) if line.step < end]
+    if not inside:
+        return
+    index = data.draw(st.sampled_from(inside))
+    line = last.lines[index]
+    slots = slots_of_rank(SLOTS, last.header.rank, last.header.world_size)
+    skipped = data.draw(st.sets(st.sampled_from(slots), min_size=1))
+    fewer = tuple(planned(line.step)[s * SLOT + row] for s in slots if s not in skipped for row in range(SLOT))
+    said = audit(exchanged(attempts, last, index, [Line(line.step, fewer, tuple(skipped))]), planned)
+    assert (said.skipped, said.lost, said.wrong, said.fine) == (len(skipped) * SLOT, 0, 0, True)
+    silent = audit(exchanged(attempts, last, index, [Line(line.step, fewer)]), planned)
+    assert (silent.skipped, silent.lost, silent.wrong, silent.fine) == (0, len(skipped) * SLOT, 0, False)
+    if fewer:
+        short = audit(exchanged(attempts, last, index, [Line(line.step, fewer[1:], tuple(skipped))]), planned)
+        assert (short.skipped, short.lost, short.wrong, short.fine) == (len(skipped) * SLOT, 1, 0, False)
 
 
 def test_a_checkpoint_that_is_ahead_of_all_that_was_consumed_means_lost_samples() -> None:
@@ -114,14 +154,6 @@ def test_what_lies_between_the_checkpoint_and_the_death_is_recomputed() -> None:
     verdict = audit(flat([attempt(1, 2, 0, [7, 6]), attempt(2, 2, 4, [12, 12])]), planned)
     assert (verdict.recomputed, verdict.steps_done, verdict.attempts) == (3 * 4 + 2 * 4, 12, 2)
     assert verdict.finished
-
-
-def test_a_slot_in_quarantine_is_skipped_and_not_wrong() -> None:
-    (log,) = attempt(1, 1, 0, [3])
-    lines = (log.lines[0], (1, (*log.lines[1][1][:2], *log.lines[1][1][4:])), log.lines[2])
-    verdict = audit([dataclasses.replace(log, lines=lines)], planned)
-    assert (verdict.skipped, verdict.wrong, verdict.lost) == (SLOT, 0, 0)
-    assert verdict.fine
 
 
 def test_a_verdict_says_what_it_did_not_look_at() -> None:
@@ -139,9 +171,9 @@ def test_logs_of_different_plans_are_refused() -> None:
 def test_a_log_is_read_as_it_was_written(tmp_path: Path) -> None:
     log = ConsumptionLog(tmp_path, HEADER)
     log.append(0, [1, 2])
-    log.append(1, [3])
+    log.append(1, [3], skipped=[2])
     log.close()
-    assert read_logs(tmp_path) == [Log(HEADER, ((0, (1, 2)), (1, (3,))))]
+    assert read_logs(tmp_path) == [Log(HEADER, (Line(0, (1, 2)), Line(1, (3,), (2,))))]
 
 
 def test_a_torn_last_line_is_left_out_and_a_torn_line_before_it_refused(tmp_path: Path) -> None:
@@ -150,7 +182,7 @@ def test_a_torn_last_line_is_left_out_and_a_torn_line_before_it_refused(tmp_path
     log.close()
     path = log_path(tmp_path, 1, 0)
     path.write_bytes(path.read_bytes() + b'{"step":1,"che')
-    assert read_logs(tmp_path) == [Log(HEADER, ((0, (1,)),))]
+    assert read_logs(tmp_path) == [Log(HEADER, (Line(0, (1,)),))]
     path.write_bytes(path.read_bytes() + b"\n")
     with pytest.raises(ValueError, match=r"attempt-0001-rank-00\.jsonl is no consumption log"):
         read_logs(tmp_path)
@@ -185,7 +217,7 @@ def test_lines_that_found_no_room_are_written_when_there_is_some(
     log.append(2, [3])
     log.sync()
     log.close()
-    assert read_logs(tmp_path) == [Log(HEADER, ((0, (1,)), (1, (2,)), (2, (3,))))]
+    assert read_logs(tmp_path) == [Log(HEADER, (Line(0, (1,)), Line(1, (2,)), Line(2, (3,))))]
 
 
 def test_a_verdict_of_an_unfinished_training_is_so_far() -> None:

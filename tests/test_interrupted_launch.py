@@ -41,7 +41,7 @@ def write_config(folder: Path) -> Path:
 
 def logged_steps(output: Path) -> int:
     folders = list((output / "distil").glob("checkpoints-*"))
-    return max((step for f in folders for log in read_logs(f) for step, _ in log.lines), default=0)
+    return max((step for f in folders for log in read_logs(f) for step, _, _ in log.lines), default=0)
 
 
 def interrupt(command: list[str], output: Path, how: signal.Signals) -> None:

@@ -278,7 +278,7 @@ def test_a_link_killed_in_the_middle_of_a_training_changes_no_weight(
         seed=student.seed,
         rank=0,
         world_size=1,
-        consumed=lambda step, checks: None,
+        consumed=lambda step, checks, skipped: None,
         checkpoint=lambda: None,
         validate=lambda: None,
         post=lambda records: None,

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,10 +11,13 @@ import pytest
 
 from mtkd_dist.config.presets import PRESETS
 from mtkd_dist.methods import MTKD
+from mtkd_dist.models import digest_file
 from mtkd_dist.pools.placement import LayoutError, Resources
+from mtkd_dist.stages import aggregate as aggregate_module
 from mtkd_dist.stages import half_done
 from mtkd_dist.stages import training as training_module
 from mtkd_dist.stages.run import Run, layout_of
+from mtkd_dist.stages.teachers import ReadyTeachers
 from mtkd_dist.stages.training import Training, check_results
 from mtkd_dist.train.checkpoints import Checkpoints
 
@@ -116,6 +120,66 @@ def test_a_finished_stage_runs_again_and_says_what_was_and_what_is(stage: Callab
     stage(learning_rate=0.1)
     assert stage(learning_rate=0.1) == ["distil: done before"]
     assert stage(learning_rate=0.2) == ["distil: runs again, because of distil.learning_rate: 0.1 -> 0.2"]
+
+
+@pytest.fixture
+def aggregate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Runs the aggregate stage, training replaced by a file of its own; returns the file."""
+    monkeypatch.setattr(training_module, "_train", lambda *_: ({}, {}))
+    trained = itertools.count()
+
+    def start(on_change: str = "refuse", learning_rate: float = 0.1) -> Path:
+        run = run_of()
+        config = dataclasses.replace(run.config.aggregate, learning_rate=learning_rate)
+        run.config = dataclasses.replace(run.config, aggregate=config, on_change=on_change)
+        run.output, run.seconds, run.say = tmp_path, {}, lambda text: None
+        file = tmp_path / aggregate_module.FILE
+
+        def write(weights: object) -> list[Path]:
+            file.write_text(f"weights that no GPU makes twice: {next(trained)}")
+            return [file]
+
+        training_module.train_stage(run, Training("aggregate", "dctswin", MTKD(), config, {}), write)
+        return file
+
+    return start
+
+
+def distil_half_done(output: Path, aggregator: Path) -> None:
+    run = run_of()
+    inputs = training(run, aggregator_digest=digest_file(aggregator)).inputs(run)
+    Checkpoints(half_done.begin(output / "distil", inputs)).write(400, {"step": 400}, 1, lambda: None)
+
+
+def test_an_aggregator_that_distil_is_half_done_with_is_not_trained_again(
+    aggregate: Callable[..., Path], tmp_path: Path
+) -> None:
+    file = aggregate()
+    before = file.read_text()
+    distil_half_done(tmp_path, file)
+    words = r"distil is half done \(step 400\)[^$]*  aggregate\.learning_rate: 0\.1 -> 0\.2"
+    with pytest.raises(half_done.StageChanged, match=words):
+        aggregate(learning_rate=0.2)
+    assert len(list((tmp_path / "aggregate").glob("checkpoints-*"))) == 1
+    aggregate()
+    assert file.read_text() == before
+    aggregate(on_change="restart", learning_rate=0.2)
+    assert file.read_text() != before
+
+
+def test_another_aggregator_is_not_put_in_the_place_of_one_that_distil_is_half_done_with(
+    aggregate: Callable[..., Path], tmp_path: Path
+) -> None:
+    file = aggregate()
+    before = file.read_text()
+    distil_half_done(tmp_path, file)
+    other = tmp_path / "other.safetensors"
+    other.write_text("other weights")
+    run = run_of()
+    run.config, run.output = dataclasses.replace(run.config, aggregator=str(other)), tmp_path
+    with pytest.raises(half_done.StageChanged, match=r"distil is half done \(step 400\)[^$]*aggregator: .*other"):
+        aggregate_module.run_aggregate(run, ReadyTeachers((), {}, {}))
+    assert file.read_text() == before
 
 
 def test_more_students_at_least_than_there_are_is_refused() -> None:

@@ -138,10 +138,10 @@ def test_the_mean_gradient_of_ranks_with_uneven_shares_is_that_of_one_rank(store
 
 def test_what_is_consumed_is_what_the_plan_says(store: ImageStore) -> None:
     job = make_job(store, steps=3)
-    seen: list[tuple[int, Sequence[int]]] = []
+    seen: list[tuple[int, Sequence[int], Sequence[int]]] = []
     train_alone(job, TrainState(job.build(), job.training), consumed=lambda *line: seen.append(line))
     cut = [cut_slot(store, job.plan.samples(step), job.plan.patch)[0] for step in range(3)]
-    assert seen == [(step, checks_of(lr)) for step, lr in enumerate(cut)]
+    assert seen == [(step, checks_of(lr), ()) for step, lr in enumerate(cut)]
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4])

@@ -20,7 +20,7 @@ from mtkd_dist.models import (
     parse_aggregator,
     save_network,
 )
-from mtkd_dist.stages import manifest
+from mtkd_dist.stages import half_done, manifest
 from mtkd_dist.stages.answers import rendered_teachers
 from mtkd_dist.stages.manifest import Manifest
 from mtkd_dist.stages.run import Run
@@ -71,13 +71,15 @@ def _trained(run: Run, teachers: ReadyTeachers, cached: bool) -> Path:
 
 
 def _given(run: Run, teachers: ReadyTeachers, given: Path) -> Path:
-    """Errors: FileNotFoundError, ValueError as `load_aggregator`."""
+    """Errors: FileNotFoundError, ValueError as `load_aggregator`; StageChanged."""
     folder, path = run.output / STAGE, run.output / FILE
     inputs = {"file": digest_file(given), "teachers": teachers.digests, "scale": run.config.scale}
     old = manifest.read(folder)
     if old is not None and not manifest.changed(old, inputs, manifest.digests(run.output, old.outputs)):
         run.say(f"{STAGE}: taken before")
         return path
+    if old is not None and run.config.on_change == "refuse" and inputs["file"] not in old.outputs.values():
+        half_done.check_later(STAGE, run.output, old, [f"aggregator: {old.outputs[FILE][:12]} -> {given}"])
     began = time.monotonic()
     load_aggregator(given, teachers.digests, run.config.scale)
     # By way of a second name: the file that is given may be the very one in the output folder.

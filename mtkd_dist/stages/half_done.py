@@ -1,9 +1,12 @@
-"""An interrupted training belongs to the settings and data that it began with: with others it does not go on."""
+"""An interrupted training belongs to the settings and data that it began with: with others it does not go on.
+
+Among them are the results of earlier stages, which are therefore not made anew while it waits.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,10 @@ from mtkd_dist.train.checkpoints import Checkpoints
 
 INPUTS = "inputs.json"
 """In the folder of the checkpoints: all that their weights depend on."""
+
+
+ORDER = ("aggregate", "distil")
+"""Stages that learn from what came before: `teachers/*` first of all, then each of these from all before it."""
 
 
 class StageChanged(ValueError):
@@ -42,18 +49,41 @@ def check_unchanged(
     """
     if Checkpoints(folder_for(folder, inputs)).steps():
         return
-    for other in sorted(folder.glob("checkpoints-*")):
-        steps = Checkpoints(other).steps()
-        before = _inputs(other)
-        if not steps or (finished is not None and before is not None and _within(before, finished.inputs)):
-            continue
+    for other, step, before in _waiting(folder, finished):
         lines = [f"{other / INPUTS} cannot be read"] if before is None else differences(before, inputs, names)
         raise StageChanged(
-            f"{stage} is half done (step {steps[-1]}), and not with what this command says:\n"
+            f"{stage} is half done (step {step}), and not with what this command says:\n"
             + "".join(f"  {line}\n" for line in lines)
             + "Give what was there before to go on from there, another --output to keep both, or --on-change restart "
             "to begin this stage anew."
         )
+
+
+def check_later(stage: str, output: Path, finished: Manifest, why: Sequence[str]) -> None:
+    """Called before the result of `stage` in the folder `output` is replaced: on a GPU nobody could make it again.
+
+    Errors: StageChanged where a later stage is half done with this result. `why` says what changed.
+    """
+    for later in ORDER[ORDER.index(stage) + 1 :] if stage in ORDER else ORDER:
+        for _, step, inputs in _waiting(output / later, manifest.read(output / later)):
+            text = json.dumps(inputs)
+            if inputs is not None and not any(digest in text for digest in finished.outputs.values()):
+                continue
+            raise StageChanged(
+                f"{stage} is finished and would be made again, but {later} is half done (step {step}) with its present "
+                "result:\n"
+                + "".join(f"  {line}\n" for line in why)
+                + f"Give what was there before to go on with {later}, another --output to keep both, or --on-change "
+                "restart to begin both stages anew."
+            )
+
+
+def _waiting(folder: Path, finished: Manifest | None) -> Iterator[tuple[Path, int, dict[str, Any] | None]]:
+    """Folders of checkpoints that no finished training left behind, with the newest step and the inputs."""
+    for checkpoints in sorted(folder.glob("checkpoints-*")):
+        steps, inputs = Checkpoints(checkpoints).steps(), _inputs(checkpoints)
+        if steps and (finished is None or inputs is None or not _within(inputs, finished.inputs)):
+            yield checkpoints, steps[-1], inputs
 
 
 def _within(part: Mapping[str, Any], whole: Mapping[str, Any]) -> bool:

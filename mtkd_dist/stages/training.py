@@ -125,11 +125,14 @@ def train_stage(run: Run, training: Training, write: Callable[[dict[str, Tensor]
     if not why:
         run.say(f"{training.stage}: done before")
         return
-    if run.config.on_change == "refuse":
+    refuses = run.config.on_change == "refuse"
+    if refuses:
         half_done.check_unchanged(training.stage, folder, trained_with, old, training.names())
     if old is not None:
         files = [path for path in why if path in old.outputs]
         reasons = manifest.differences(old.inputs, inputs, training.names()) + files
+        if refuses:
+            half_done.check_later(training.stage, run.output, old, reasons)
         run.say(f"{training.stage}: runs again, because of {'; '.join(reasons)}")
     checkpoints = half_done.begin(folder, trained_with)
     if training.rendered is not None:

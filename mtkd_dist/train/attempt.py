@@ -50,9 +50,9 @@ class Attempt:
         if self.start:
             state.load_state_dict(self._checkpoints.load(self.start, self._device))
 
-    def consumed(self, step: int, checks: Sequence[int]) -> None:
-        """This rank has learned from these samples; see `Batch.checks`."""
-        self._log.append(step, checks)
+    def consumed(self, step: int, checks: Sequence[int], skipped: Sequence[int] = ()) -> None:
+        """This rank has learned from these samples (see `Batch.checks`), without those of the slots `skipped`."""
+        self._log.append(step, checks, skipped)
 
     def checkpoint(self, state: TrainState) -> None:
         """Called on every rank: rank 0 saves, once what each rank consumed is on disk.

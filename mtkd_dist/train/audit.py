@@ -8,11 +8,11 @@ occur exactly once.
 from __future__ import annotations
 
 import itertools
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from mtkd_dist.train.consumption import Header, Log
+from mtkd_dist.train.consumption import Header, Line, Log
 from mtkd_dist.train.source import slots_of_rank
 
 Checks = Sequence[int]
@@ -32,7 +32,7 @@ class Verdict:
     repeated: int = 0
     recomputed: int = 0
     skipped: int = 0
-    """Of slots that the link has put into quarantine: their step was made without them."""
+    """Of slots that the log says were in quarantine: their step was made without them."""
     wrong: int = 0
     """With other pixels than the plan says."""
     compared: bool = False
@@ -90,7 +90,7 @@ def audit(logs: Sequence[Log], expected: Callable[[int], Checks] | None) -> Verd
     last = max(by_attempt)
     for attempt, ranks in by_attempt.items():
         kept = effective.get(attempt)
-        for step, checks in itertools.chain.from_iterable(log.lines for log in ranks.values()):
+        for step, checks, _ in itertools.chain.from_iterable(log.lines for log in ranks.values()):
             ahead = attempt == last and (kept is None or step >= kept.last)
             if not ahead and (kept is None or step >= kept.last):
                 counts["recomputed"] += len(checks)
@@ -110,7 +110,7 @@ def _history(attempts: Sequence[dict[int, Log]]) -> list[_Stretch]:
 def _common_end(header: Header, ranks: dict[int, Log]) -> int:
     """The step before which all ranks have something: a step is made by all of them or by none."""
     ends = [
-        max((step + 1 for step, _ in ranks[rank].lines), default=header.start) if rank in ranks else header.start
+        max((line.step + 1 for line in ranks[rank].lines), default=header.start) if rank in ranks else header.start
         for rank in range(header.world_size)
     ]
     return max(header.start, min(ends))
@@ -122,33 +122,31 @@ def _judge(
     """Count what one rank did of a stretch."""
     header = log.header
     slots = slots_of_rank(header.batch_size // header.slot_size, rank, header.world_size)
-    share = slice(slots[0] * header.slot_size, (slots[-1] + 1) * header.slot_size)
-    size = share.stop - share.start
-    taken: dict[int, Checks] = {}
-    for step, checks in log.lines:
-        if step in taken or step < stretch.first:
-            counts["repeated"] += len(checks)
-        elif step < stretch.last:
-            taken[step] = checks
+    taken: dict[int, Line] = {}
+    for line in log.lines:
+        if line.step in taken or line.step < stretch.first:
+            counts["repeated"] += len(line.checks)
+        elif line.step < stretch.last:
+            taken[line.step] = line
     for step in range(stretch.first, stretch.last):
-        if step not in taken:
-            counts["lost"] += size
-            continue
-        found = taken[step]
-        counts["samples"] += len(found)
-        counts["skipped"] += max(0, size - len(found))
-        counts["repeated"] += max(0, len(found) - size)
-        if expected is not None:
-            counts["wrong"] += _wrong(found, expected(step)[share], header.slot_size)
+        found = taken.get(step, Line(step, ()))
+        rows = [
+            slot * header.slot_size + row
+            for slot in slots
+            if slot not in found.skipped
+            for row in range(header.slot_size)
+        ]
+        counts["samples"] += len(found.checks)
+        counts["skipped"] += len(slots) * header.slot_size - len(rows)
+        counts["lost"] += max(0, len(rows) - len(found.checks))
+        counts["repeated"] += max(0, len(found.checks) - len(rows))
+        if expected is not None and found.checks:
+            whole = expected(step)
+            counts["wrong"] += _wrong(found.checks, [whole[row] for row in rows])
 
 
-def _wrong(checks: Checks, expected: Checks, slot_size: int) -> int:
-    """How many of `checks` are not those of the expected slots, of which some may be skipped."""
+def _wrong(checks: Checks, expected: Checks) -> int:
+    """How many of `checks` are none of the expected ones, or in another place where none is missing."""
     if len(checks) >= len(expected):
         return sum(found != wanted for found, wanted in zip(checks, expected, strict=False))
-    done = 0
-    for first in range(0, len(expected), slot_size):
-        slot = list(expected[first : first + slot_size])
-        if list(checks[done : done + slot_size]) == slot:
-            done += slot_size
-    return max(0, len(checks) - done)
+    return (Counter(checks) - Counter(expected)).total()

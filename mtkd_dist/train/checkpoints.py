@@ -27,6 +27,11 @@ LAST_SECONDS = 300.0
 """So long the last checkpoint of a training, without which it has no result, is tried again."""
 PAUSE_SECONDS = 5.0
 """Between two tries."""
+TORN = ".torn"
+"""Behind the name of a checkpoint that is not as it was written."""
+READ_BYTES = 1 << 20
+DIGEST_BYTES = 64
+"""SHA-256 in hexadecimal: no byte of it can be taken for the mark by which readers of zip find its end."""
 
 
 class CheckpointError(RuntimeError):
@@ -43,7 +48,11 @@ def expired(steps: Collection[int], keep: int, best: int | None) -> set[int]:
 
 
 class Checkpoints:
-    """`step-000400.pt` in a folder, each beside its SHA-256 in the format of the command `sha256sum`."""
+    """`step-000400.pt` in a folder, each ending with the SHA-256 of all that is before.
+
+    In the file itself, so that one rename brings both: a writer of an earlier attempt that wakes up after its check
+    puts a whole checkpoint in the place of another, of the same samples, and never its digest beside other weights.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -53,21 +62,34 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Ascending; whether they are whole is another question."""
-        return sorted(int(path.stem.removeprefix("step-")) for path in self.folder.glob("step-*.pt"))
+        return sorted(_step_of(path) for path in self.folder.glob("step-*.pt"))
 
     def newest(self, say: Callable[[str], None]) -> int | None:
         """Step of the newest one that is as it was written, or None.
 
-        One that is not is removed, and `say` is told: were it found whole later, two histories would mix.
+        One that is not is put aside, and `say` is told: were it found whole later, two histories would mix.
+
+        Errors: OSError where one cannot be read; that says nothing about it, and it stays where it is.
         """
         for step in reversed(self.steps()):
-            if self._is_whole(step):
-                return step
+            path = self.path(step)
+            try:
+                if _is_whole(path):
+                    return step
+                aside = path.with_name(path.name + TORN)
+                os.replace(path, aside)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise OSError(
+                    error.errno,
+                    f"the checkpoint {path} cannot be read ({error.strerror}), so it is not known where to go on; the "
+                    "same command tries again",
+                ) from error
             say(
-                f"the checkpoint {self.path(step)} is torn or corrupted (its SHA-256 differs): it is removed, and the "
+                f"the checkpoint {path} is torn or corrupted (its SHA-256 differs): it is now {aside.name}, and the "
                 "one before is taken"
             )
-            self._remove(step)
         return None
 
     def load(self, step: int, device: torch.device) -> dict[str, Any]:
@@ -82,9 +104,9 @@ class Checkpoints:
                 hashing = _Hashing(file)
                 torch.save(state, hashing)  # type: ignore[arg-type]
                 hashing.check()
+                file.write(hashing.digest)
                 _to_disk(file)
             may_write()
-            _write_text(_digest_file(path), f"{hashing.digest}  {path.name}\n", attempt)
             os.replace(temporary, path)
         except FileNotFoundError:
             may_write()  # a later attempt has swept it away
@@ -99,23 +121,16 @@ class Checkpoints:
             temporary.unlink(missing_ok=True)
 
     def prune(self, keep: int) -> None:
-        for step in expired(self.steps(), keep, self._best_step()):
-            self._remove(step)
-
-    def _remove(self, step: int) -> None:
-        self.path(step).unlink(missing_ok=True)
-        _digest_file(self.path(step)).unlink(missing_ok=True)
+        """After a checkpoint is written; torn ones go once training has come as far again."""
+        steps = self.steps()
+        for step in expired(steps, keep, self._best_step()):
+            self.path(step).unlink(missing_ok=True)
+        for torn in self.folder.glob(f"step-*.pt{TORN}"):
+            if _step_of(torn) <= max(steps, default=0):
+                torn.unlink(missing_ok=True)
 
     def _temporary(self, step: int, attempt: int) -> Path:
         return self.path(step).with_suffix(f".pt.{attempt}.tmp")
-
-    def _is_whole(self, step: int) -> bool:
-        try:
-            expected = _digest_file(self.path(step)).read_text().split()[0]
-            with self.path(step).open("rb") as file:
-                return hashlib.file_digest(file, "sha256").hexdigest() == expected
-        except (OSError, IndexError, UnicodeDecodeError):
-            return False
 
     def _best_step(self) -> int | None:
         best = self.folder / BEST
@@ -176,9 +191,10 @@ class CheckpointWriter:
         while True:
             step, state = self._jobs.get()
             try:
-                self._write(step, state)
-            except OSError as error:
-                self.missing(step, error)
+                try:
+                    self._write(step, state)
+                except OSError as error:
+                    self.missing(step, error)
             except BaseException as error:  # raised on the training thread, with the next checkpoint
                 self._error = error
             finally:
@@ -242,8 +258,8 @@ class _Hashing:
         self._error: OSError | None = None
 
     @property
-    def digest(self) -> str:
-        return self._hash.hexdigest()
+    def digest(self) -> bytes:
+        return self._hash.hexdigest().encode()
 
     def write(self, data: bytes) -> int:
         if self._error is None:
@@ -262,16 +278,19 @@ class _Hashing:
             raise self._error
 
 
-def _digest_file(path: Path) -> Path:
-    return path.with_suffix(".pt.sha256")
+def _step_of(path: Path) -> int:
+    return int(path.name.removeprefix("step-").partition(".")[0])
 
 
-def _write_text(path: Path, text: str, attempt: int) -> None:
-    temporary = path.with_name(f"{path.name}.{attempt}.tmp")
-    with temporary.open("w") as file:
-        file.write(text)
-        _to_disk(file)
-    os.replace(temporary, path)
+def _is_whole(path: Path) -> bool:
+    """Errors: OSError."""
+    with path.open("rb") as file:
+        left = os.fstat(file.fileno()).st_size - DIGEST_BYTES
+        digest = hashlib.sha256()
+        while left > 0 and (data := file.read(min(left, READ_BYTES))):
+            digest.update(data)
+            left -= len(data)
+        return left == 0 and file.read() == digest.hexdigest().encode()
 
 
 def _to_disk(file: Any) -> None:

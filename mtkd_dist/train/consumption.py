@@ -13,7 +13,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 FOLDER = "consumed"
 
@@ -41,13 +41,23 @@ class Header:
     """Folder of the decoded photographs."""
 
 
+class Line(NamedTuple):
+    """What a rank took of one step."""
+
+    step: int
+    checks: tuple[int, ...]
+    """Of the samples in the order of the batch."""
+    skipped: tuple[int, ...] = ()
+    """Slots of the step that the link left out (`link.on_deadly: skip`), whose samples are not in `checks`."""
+
+
 @dataclass(frozen=True)
 class Log:
     """One file as read."""
 
     header: Header
-    lines: tuple[tuple[int, tuple[int, ...]], ...]
-    """(step, checks of the samples in the order of the batch), in the order of writing."""
+    lines: tuple[Line, ...]
+    """In the order of writing."""
 
 
 def log_path(folder: Path, attempt: int, rank: int) -> Path:
@@ -87,8 +97,9 @@ class ConsumptionLog:
         self._waiting = _line(dataclasses.asdict(header))
         self._write_waiting()
 
-    def append(self, step: int, checks: Sequence[int]) -> None:
-        self._waiting += _line({"step": step, "checks": list(checks)})
+    def append(self, step: int, checks: Sequence[int], skipped: Sequence[int] = ()) -> None:
+        left_out = {"skipped": list(skipped)} if skipped else {}
+        self._waiting += _line({"step": step, "checks": list(checks)} | left_out)
         self._write_waiting()
 
     def sync(self) -> None:
@@ -124,10 +135,14 @@ def read_logs(folder: Path) -> list[Log]:
             continue
         try:
             header, *steps = map(json.loads, lines)
-            logs.append(Log(Header(**header), tuple((line["step"], tuple(line["checks"])) for line in steps)))
+            logs.append(Log(Header(**header), tuple(map(_read_line, steps))))
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(f"{path} is no consumption log ({type(error).__name__}: {error})") from None
     return sorted(logs, key=lambda log: (log.header.attempt, log.header.rank))
+
+
+def _read_line(line: dict[str, Any]) -> Line:
+    return Line(line["step"], tuple(line["checks"]), tuple(line.get("skipped", ())))
 
 
 def _names(folder: Path) -> list[str]:
