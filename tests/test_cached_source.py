@@ -14,6 +14,7 @@ from torch import Tensor
 from mtkd_dist.data import Plan, Sample
 from mtkd_dist.data.store import crop
 from mtkd_dist.methods import MTKD, Aggregation, Batch, FrozenNetworks, NeedsNetworks, Supervised, images_asked
+from mtkd_dist.models import digest_file
 from mtkd_dist.pools.evaluate import Merged
 from mtkd_dist.pools.render import RenderedTeachers, Renderer, aggregate_rendering, teacher_rendering
 from mtkd_dist.pools.teacher_worker import load_networks
@@ -41,9 +42,7 @@ class Rendered:
         self.teachers = tuple(make_teacher(folder, name, seed=seed) for seed, name in enumerate("ab"))
         self.aggregator = make_aggregator(folder, self.teachers)
         of_teachers = tuple(
-            teacher_rendering(
-                teacher, f"digest of {teacher.name}", self.store, folder / "outputs", "float16", "float32"
-            )
+            teacher_rendering(teacher, digest_file(teacher.path), self.store, folder / "outputs", "float16", "float32")
             for teacher in self.teachers
         )
         aggregate = aggregate_rendering(Merged("aggregate", self.teachers, self.aggregator), of_teachers)
@@ -182,3 +181,22 @@ def test_a_teacher_of_another_name_is_the_same_teacher(made: Rendered, tmp_path:
         for teacher in (made.teachers[0], renamed)
     }
     assert len(folders) == 1
+
+
+def test_nothing_of_another_file_is_stored_under_the_key_of_the_one_that_it_replaced(tmp_path: Path) -> None:
+    made = Rendered(tmp_path)
+    teacher = made.rendered.teachers[0]
+    teacher.outputs.path(0).unlink()
+    before = digest_file(made.teachers[0].path)
+    made.teachers[0].path.write_bytes(made.teachers[1].path.read_bytes())
+    with pytest.raises(ValueError, match=rf"a on 00\.png: .*a\.safetensors is not the file.*expected {before[:12]}"):
+        Renderer(CPU).render(teacher, 0)
+    assert teacher.outputs.missing() == [0]
+
+
+def test_an_aggregate_is_of_the_aggregator_that_its_key_names(tmp_path: Path) -> None:
+    made = Rendered(tmp_path)
+    assert made.rendered.aggregate is not None
+    made.aggregator.write_bytes(made.aggregator.read_bytes() + b" ")
+    with pytest.raises(ValueError, match=r"aggregate on 01\.png: .*aggregator\.safetensors is not the file"):
+        Renderer(CPU).render(made.rendered.aggregate, 1)

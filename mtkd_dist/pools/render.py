@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -59,20 +59,21 @@ def teacher_rendering(
     network = {"weights": digest, "input_range": teacher.input_range}
     arithmetic = _arithmetic(precision)
     key = outputs_key(network, images, dtype, arithmetic, TILE, OVERLAP)
-    return Rendering(teacher, TeacherOutputs(root, key, images), arithmetic)
+    return Rendering(replace(teacher, digest=digest), TeacherOutputs(root, key, images), arithmetic)
 
 
 def aggregate_rendering(aggregator: Merged, sources: tuple[Rendering, ...]) -> Rendering:
     """The aggregator on what is stored of its teachers; stored as they are."""
     assert aggregator.aggregator is not None
     of_teachers = sources[0].outputs
+    digest = aggregator.digest or digest_file(aggregator.aggregator)
     network = {
-        "weights": digest_file(aggregator.aggregator),
+        "weights": digest,
         "teachers": [source.outputs.digest for source in sources],
     }
     key = of_teachers.key | {"network": network}
     outputs = TeacherOutputs(of_teachers.root, key, of_teachers.images)
-    return Rendering(aggregator, outputs, sources[0].precision, sources)
+    return Rendering(replace(aggregator, digest=digest), outputs, sources[0].precision, sources)
 
 
 def render(

@@ -40,6 +40,8 @@ class TeacherFile:
     path: Path
     input_range: float | None
     """Range of the values that the network was trained on (1 or 255); None: what the architecture says."""
+    digest: str | None = None
+    """SHA-256 that the file must have when it is loaded; None: whatever it has."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,8 @@ class TeacherJob:
     """What this worker reserved."""
     precision: TeacherPrecision = "auto"
     """Arithmetic of the networks; what they answer travels as `wire` all the same."""
+    aggregator_digest: str | None = None
+    """As `TeacherFile.digest`."""
 
 
 def load_networks(
@@ -69,14 +73,18 @@ def load_networks(
     dtype: torch.dtype = torch.float32,
     sample: Tensor | None = None,
     capture: bool = True,
+    aggregator_digest: str | None = None,
 ) -> FrozenNetworks:
     """Frozen networks on `device` that compute in `dtype` and answer in float32; teachers by name, in the order given.
 
     Each is cast by itself: the aggregator gets what the teachers said in float32. With a `sample` of LR images on the
     device, a network whose answer to it is not finite in `dtype` computes in float32, and the log says so.
     `capture`: see `Frozen`.
-    Errors: ValueError for a file of the wrong scale, or an aggregator that was trained with other teachers.
+    Errors: ValueError for a file of the wrong scale, one that is not what its digest says, or an aggregator that was
+    trained with other teachers.
     """
+    for teacher in teachers:
+        check_digest(teacher.path, teacher.digest)
 
     def frozen(name: str, network: nn.Module, scale: int, images: Tensor | None) -> Frozen:
         fits = dtype if images is None else fitting_dtype(network.to(device), images, dtype)
@@ -95,13 +103,23 @@ def load_networks(
     if aggregator is None:
         return networks
     images = None if sample is None else networks.teacher_images(sample)
+    check_digest(aggregator, aggregator_digest)
     network = load_aggregator(aggregator, digests_of(teachers), scale)
     return FrozenNetworks(networks.teachers, frozen("the aggregator", network, 1, images))
 
 
+def check_digest(path: Path, digest: str | None) -> None:
+    """Errors: ValueError where the file has another SHA-256 than `digest`, so that no run mixes two networks."""
+    if digest is not None and (found := digest_file(path)) != digest:
+        raise ValueError(
+            f"{path} is not the file that this run began with (SHA-256 {found[:12]}, expected {digest[:12]}); put that "
+            "one back and give the same command again, or begin anew with this one and another --output"
+        )
+
+
 def digests_of(teachers: Sequence[TeacherFile]) -> dict[str, str]:
     """Name -> SHA-256 of the file, in order: what an aggregator remembers of its teachers."""
-    return {teacher.name: digest_file(teacher.path) for teacher in teachers}
+    return {teacher.name: teacher.digest or digest_file(teacher.path) for teacher in teachers}
 
 
 def open_images(folder: Path, plan: Plan) -> ImageStore:
@@ -150,6 +168,7 @@ class TeacherWorker:
             self._device,
             inference_dtype(job.precision, self._device),
             sample=torch.from_numpy(lr).to(self._device).float().div_(255),
+            aggregator_digest=job.aggregator_digest,
         )
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._streams = threading.local()
