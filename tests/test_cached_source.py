@@ -11,16 +11,18 @@ import pytest
 import torch
 from torch import Tensor
 
+from mtkd_dist.config.tree import TeacherPrecision
 from mtkd_dist.data import Plan, Sample
 from mtkd_dist.data.store import crop
 from mtkd_dist.methods import MTKD, Aggregation, Batch, FrozenNetworks, NeedsNetworks, Supervised, images_asked
-from mtkd_dist.models import digest_file
+from mtkd_dist.models import digest_file, load_network, save_network
+from mtkd_dist.models.tiling import enlarge
 from mtkd_dist.pools.evaluate import Merged
 from mtkd_dist.pools.render import RenderedTeachers, Renderer, aggregate_rendering, teacher_rendering
 from mtkd_dist.pools.teacher_worker import load_networks
 from mtkd_dist.train.cached_source import CachedSource
 from mtkd_dist.train.source import LocalSource, Share
-from tests.nets import Nearest, make_aggregator, make_plan, make_store, make_teacher
+from tests.nets import TINY, Nearest, make_aggregator, make_plan, make_store, make_teacher, nearest_teacher
 
 CPU = torch.device("cpu")
 SYMMETRIES = [(flip, rotate) for flip in (False, True) for rotate in range(4)]
@@ -200,3 +202,39 @@ def test_an_aggregate_is_of_the_aggregator_that_its_key_names(tmp_path: Path) ->
     made.aggregator.write_bytes(made.aggregator.read_bytes() + b" ")
     with pytest.raises(ValueError, match=r"aggregate on 01\.png: .*aggregator\.safetensors is not the file"):
         Renderer(CPU).render(made.rendered.aggregate, 1)
+
+
+@pytest.mark.parametrize(
+    ("precision", "remedy"), [("float16", r"; it was computed in float16.*float32$"), ("float32", "$")]
+)
+def test_an_image_that_is_not_finite_names_the_remedy_where_it_was_computed_in_half_precision(
+    tmp_path: Path, precision: TeacherPrecision, remedy: str
+) -> None:
+    teacher = nearest_teacher(tmp_path, "loud")
+    weights = load_network(teacher.path).module
+    for parameter in weights.parameters():
+        torch.nn.init.constant_(parameter, 1e4)
+    save_network(teacher.path, weights, {"network": TINY, "scale": "2"})
+    digest, store = digest_file(teacher.path), make_store(tmp_path)
+    rendering = teacher_rendering(teacher, digest, store, tmp_path / "outputs", "float16", precision)
+    rendering.outputs.create()
+    with pytest.raises(ValueError, match=r"loud on 01\.png: the image is not finite as float16" + remedy):
+        Renderer(CPU).render(rendering, 1)
+
+
+def test_whoever_renders_an_image_does_so_with_one_thread(made: Rendered, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = list[int]()
+
+    def enlarged(network: torch.nn.Module, lr: Tensor, *sizes: int) -> Tensor:
+        threads.append(torch.get_num_threads())
+        return enlarge(network, lr, *sizes)
+
+    monkeypatch.setattr("mtkd_dist.pools.render.enlarge", enlarged)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        Renderer(CPU).render(made.rendered.teachers[0], 0)
+        assert threads == [1]
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

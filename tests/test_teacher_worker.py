@@ -58,6 +58,15 @@ def test_a_signal_that_is_not_finite_names_teacher_photograph_and_place(job: Tea
     assert str(error.value).endswith("(teacher b)")
 
 
+def test_a_signal_that_is_not_finite_in_half_precision_names_the_remedy(job: TeacherJob) -> None:
+    worker = TeacherWorker(dataclasses.replace(job, precision="float16"))
+    with torch.no_grad():
+        next(worker._networks.teachers["b"].parameters()).fill_(float("inf"))
+    said = r"\(teacher b\); it was computed in float16, .*--teacher-precision float32$"
+    with pytest.raises(ValueError, match=said):
+        worker.answer(step=3, slot=1)
+
+
 def test_frozen_networks_compute_as_told_and_answer_in_the_type_of_the_wire(job: TeacherJob) -> None:
     exact, rounded = (
         TeacherWorker(dataclasses.replace(job, precision=precision)).answer(step=0, slot=0)[1]["signals"]["teachers"]

@@ -22,7 +22,7 @@ from mtkd_dist.models.tiling import OVERLAP, TILE, enlarge
 from mtkd_dist.pools.cluster import has_real_gpus
 from mtkd_dist.pools.device import pick_device, use_threads
 from mtkd_dist.pools.evaluate import Merged
-from mtkd_dist.pools.inference import Frozen, inference_dtype
+from mtkd_dist.pools.inference import Frozen, inference_dtype, remedy
 from mtkd_dist.pools.photo_workers import hand_out, photo_workers
 from mtkd_dist.pools.placement import Resources
 from mtkd_dist.pools.teacher_worker import TeacherFile, load_networks
@@ -130,16 +130,24 @@ class Renderer:
 
     @torch.inference_mode()
     def render(self, rendering: Rendering, index: int) -> None:
-        """Errors: ValueError that names network and photograph."""
+        """With one thread, as all rendering, so that no byte depends on who does it.
+
+        Errors: ValueError that names network and photograph.
+        """
         outputs = rendering.outputs
+        threads = torch.get_num_threads()
         try:
+            torch.set_num_threads(1)
             image = self._compute(rendering, index)[0]
             # What float16 cannot hold is no image, whatever it is stored as.
             if not image.half().isfinite().all():
-                raise ValueError("the image is not finite as float16")
+                dtype = inference_dtype(rendering.precision, self._device)
+                raise ValueError(f"the image is not finite as float16{remedy(dtype)}")
             outputs.write(index, image.permute(1, 2, 0).contiguous().cpu().numpy())
         except (RuntimeError, ValueError) as error:
             raise ValueError(f"{describe(rendering, index)}: {error}") from error
+        finally:
+            torch.set_num_threads(threads)
 
     def _compute(self, rendering: Rendering, index: int) -> Tensor:
         """(1,3,H,W), float32."""

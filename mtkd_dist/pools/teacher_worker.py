@@ -25,7 +25,7 @@ from mtkd_dist.data import ImageStore, Plan, Sample
 from mtkd_dist.methods import FrozenNetworks, Method
 from mtkd_dist.models import digest_file, load_aggregator, load_network
 from mtkd_dist.pools.device import pick_device, use_threads
-from mtkd_dist.pools.inference import Frozen, fitting_dtype, inference_dtype
+from mtkd_dist.pools.inference import Frozen, fitting_dtype, inference_dtype, remedy
 from mtkd_dist.pools.placement import PoolSize
 from mtkd_dist.pools.wire import Answer, Meta, NonFiniteSignal, pack, size_bytes, unpack
 
@@ -161,12 +161,13 @@ class TeacherWorker:
         self._device = pick_device(job.pool.gpus > 0)
         self._store = open_images(job.images, job.plan)
         lr, _ = cut_slot(self._store, job.plan.slots(0, job.slot_size)[0], job.plan.patch)
+        self._dtype = inference_dtype(job.precision, self._device)
         self._networks = load_networks(
             job.teachers,
             job.aggregator,
             job.scale,
             self._device,
-            inference_dtype(job.precision, self._device),
+            self._dtype,
             sample=torch.from_numpy(lr).to(self._device).float().div_(255),
             aggregator_digest=job.aggregator_digest,
         )
@@ -245,9 +246,9 @@ class TeacherWorker:
         return parts
 
     def _blame(self, error: NonFiniteSignal, lr: Tensor, samples: list[Sample]) -> str:
-        """The signal, its samples, and the networks that are not finite for them already as float32."""
+        """The signal, its samples, the networks that are not finite for them before they are packed, and a remedy."""
         teachers = self._networks.teachers
         guilty = [name for name, teacher in teachers.items() if not teacher(lr[error.rows]).isfinite().all()]
         where = "; ".join(describe(self._store, samples[row]) for row in error.rows)
         who = f"teacher {', '.join(guilty)}" if guilty else "the teachers themselves are finite there"
-        return f"{error} for {where} ({who})"
+        return f"{error} for {where} ({who}){remedy(self._dtype)}"
