@@ -86,7 +86,7 @@ def render(
     rendering goes on.
 
     Errors: ValueError naming network and photograph whose image is not finite or could not be made; TrainingFailed
-    naming those of which workers die.
+    naming those of which workers die or over which they hang.
     """
     tasks: list[tuple[int, int]] = []
     for which, rendering in enumerate(renderings):
@@ -103,7 +103,10 @@ def render(
     with photo_workers(
         RenderWorker, [tuple(renderings)], len(tasks), resources, num_gpus, workers, max_restarts=-1
     ) as started:
-        for (which, index), _ in hand_out(started, tasks, lambda worker, task: worker.render.remote(*task), say):
+        done = hand_out(
+            started, tasks, lambda worker, task: worker.render.remote(*task), say, kind=lambda task: task[0]
+        )
+        for (which, index), _ in done:
             yield renderings[which].network.name, index
 
 
