@@ -120,5 +120,5 @@ def test_auto_says_what_both_cost_and_keeps_what_it_chose(
     assert rounding["aggregate"]["psnr_db"] == pytest.approx(58.92, abs=1)  # type: ignore[index]
     assert launched.launch("auto", *flags) == 0
     screen = " ".join(capfd.readouterr().out.split())
-    assert "answers: chosen before: live costs" in screen
+    assert "answers: cached, as distil was trained before" in screen
     assert "distil: done before" in screen

@@ -11,15 +11,18 @@ import pytest
 import torch
 from torch import Tensor
 
+from mtkd_dist.config.tree import TeacherPrecision
 from mtkd_dist.data import Plan, Sample
 from mtkd_dist.data.store import crop
 from mtkd_dist.methods import MTKD, Aggregation, Batch, FrozenNetworks, NeedsNetworks, Supervised, images_asked
+from mtkd_dist.models import digest_file, load_network, save_network
+from mtkd_dist.models.tiling import enlarge
 from mtkd_dist.pools.evaluate import Merged
 from mtkd_dist.pools.render import RenderedTeachers, Renderer, aggregate_rendering, teacher_rendering
 from mtkd_dist.pools.teacher_worker import load_networks
 from mtkd_dist.train.cached_source import CachedSource
 from mtkd_dist.train.source import LocalSource, Share
-from tests.nets import Nearest, make_aggregator, make_plan, make_store, make_teacher
+from tests.nets import TINY, Nearest, make_aggregator, make_plan, make_store, make_teacher, nearest_teacher
 
 CPU = torch.device("cpu")
 SYMMETRIES = [(flip, rotate) for flip in (False, True) for rotate in range(4)]
@@ -41,9 +44,7 @@ class Rendered:
         self.teachers = tuple(make_teacher(folder, name, seed=seed) for seed, name in enumerate("ab"))
         self.aggregator = make_aggregator(folder, self.teachers)
         of_teachers = tuple(
-            teacher_rendering(
-                teacher, f"digest of {teacher.name}", self.store, folder / "outputs", "float16", "float32"
-            )
+            teacher_rendering(teacher, digest_file(teacher.path), self.store, folder / "outputs", "float16", "float32")
             for teacher in self.teachers
         )
         aggregate = aggregate_rendering(Merged("aggregate", self.teachers, self.aggregator), of_teachers)
@@ -182,3 +183,58 @@ def test_a_teacher_of_another_name_is_the_same_teacher(made: Rendered, tmp_path:
         for teacher in (made.teachers[0], renamed)
     }
     assert len(folders) == 1
+
+
+def test_nothing_of_another_file_is_stored_under_the_key_of_the_one_that_it_replaced(tmp_path: Path) -> None:
+    made = Rendered(tmp_path)
+    teacher = made.rendered.teachers[0]
+    teacher.outputs.path(0).unlink()
+    before = digest_file(made.teachers[0].path)
+    made.teachers[0].path.write_bytes(made.teachers[1].path.read_bytes())
+    with pytest.raises(ValueError, match=rf"a on 00\.png: .*a\.safetensors is not the file.*expected {before[:12]}"):
+        Renderer(CPU).render(teacher, 0)
+    assert teacher.outputs.missing() == [0]
+
+
+def test_an_aggregate_is_of_the_aggregator_that_its_key_names(tmp_path: Path) -> None:
+    made = Rendered(tmp_path)
+    assert made.rendered.aggregate is not None
+    made.aggregator.write_bytes(made.aggregator.read_bytes() + b" ")
+    with pytest.raises(ValueError, match=r"aggregate on 01\.png: .*aggregator\.safetensors is not the file"):
+        Renderer(CPU).render(made.rendered.aggregate, 1)
+
+
+@pytest.mark.parametrize(
+    ("precision", "remedy"), [("float16", r"; it was computed in float16.*float32$"), ("float32", "$")]
+)
+def test_an_image_that_is_not_finite_names_the_remedy_where_it_was_computed_in_half_precision(
+    tmp_path: Path, precision: TeacherPrecision, remedy: str
+) -> None:
+    teacher = nearest_teacher(tmp_path, "loud")
+    weights = load_network(teacher.path).module
+    for parameter in weights.parameters():
+        torch.nn.init.constant_(parameter, 1e4)
+    save_network(teacher.path, weights, {"network": TINY, "scale": "2"})
+    digest, store = digest_file(teacher.path), make_store(tmp_path)
+    rendering = teacher_rendering(teacher, digest, store, tmp_path / "outputs", "float16", precision)
+    rendering.outputs.create()
+    with pytest.raises(ValueError, match=r"loud on 01\.png: the image is not finite as float16" + remedy):
+        Renderer(CPU).render(rendering, 1)
+
+
+def test_whoever_renders_an_image_does_so_with_one_thread(made: Rendered, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = list[int]()
+
+    def enlarged(network: torch.nn.Module, lr: Tensor, *sizes: int) -> Tensor:
+        threads.append(torch.get_num_threads())
+        return enlarge(network, lr, *sizes)
+
+    monkeypatch.setattr("mtkd_dist.pools.render.enlarge", enlarged)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        Renderer(CPU).render(made.rendered.teachers[0], 0)
+        assert threads == [1]
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

@@ -20,6 +20,8 @@ from tests.nets import make_job, make_store
 
 RANK_0, RANK_1 = PoolShares(0.8, 0.2, 0.0), PoolShares(0.5, 0.5, 0.0)
 TEACHERS = PoolShares(0.9, 0.1, 0.0)
+LAST = {"loss": 1.0, "images_per_second": 4.0, "students": RANK_0, "so_far": {"seconds": 20.0, "images": 80}}
+"""The end of a record after which figures are posted."""
 
 
 class Tracked:
@@ -44,8 +46,7 @@ class Followed:
         with Progress(Console(file=self.out), "distil", 100) as progress:
             self.course = Course("distil", layout, job, LinkConfig(), progress, cast(Any, self.tracked), lambda _: None)
             step: dict[str, Any] = {"learning_rate": 0.1, "loss": 1.0}
-            last = {"images_per_second": 4.0, "students": RANK_0, "so_far": {"seconds": 20.0, "images": 80}}
-            records = [step | {"step": 8, "wait_seconds": 0.5}, step | {"step": 9, "wait_seconds": 0.25} | last]
+            records = [step | {"step": 8, "wait_seconds": 0.5}, step | {"step": 9, "wait_seconds": 0.25} | LAST]
             link = {"shares": TEACHERS, "ready": 3, "bytes_in_flight": 12_000_000, "bytes_spilled": 0, "hedged": 1}
             self.course.update(Update(records, TEACHERS, link, [], [], RANK_1))
 
@@ -85,12 +86,25 @@ def test_what_is_judged_is_the_whole_stage(followed: Followed) -> None:
     assert (ran.teachers, ran.students) == (TEACHERS, RANK_1)
 
 
-def test_without_two_pools_there_is_nothing_to_judge(tmp_path: Path) -> None:
+def test_teachers_count_that_were_really_there(followed: Followed) -> None:
+    link = {"shares": TEACHERS, "ready": 3, "bytes_in_flight": 0, "workers": 2}
+    followed.course.update(Update([{"step": 10, **LAST}], TEACHERS, link, [], [], RANK_1))
+    ran = followed.course.ran(Devices(8, "GPU"))
+    assert ran is not None
+    assert ran.split == Split(2, 2)
+
+
+def test_students_without_a_teacher_pool_are_judged_by_themselves(tmp_path: Path) -> None:
     job = make_job(make_store(tmp_path))
-    progress = Progress(Console(file=io.StringIO()), "teachers/a", 1)
     layout = Layout(PoolSize(2, 1, 1), None)
-    course = Course("teachers/a", layout, job, LinkConfig(), progress, cast(Any, Tracked()), lambda _: None)
-    assert course.ran(Devices(2, "GPU")) is None
+    with Progress(Console(file=io.StringIO()), "teachers/a", 1) as progress:
+        course = Course("teachers/a", layout, job, LinkConfig(), progress, cast(Any, Tracked()), lambda _: None)
+        assert course.ran(Devices(2, "GPU")) is None
+        course.update(Update([{"step": 9, **LAST}], None, {}, [], [], RANK_1))
+    ran = course.ran(Devices(2, "GPU"))
+    assert ran is not None
+    assert (ran.split, ran.students, ran.images_per_second) == (Split(0, 2), RANK_1, 4.0)
+    assert (ran.teachers.working, ran.waited_seconds) == (0.0, 10.0)
 
 
 def test_ranks_that_are_gone_have_no_say() -> None:

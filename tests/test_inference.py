@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +85,22 @@ def test_half_precision_costs_a_real_teacher_less_than_a_hundredth_of_a_decibel(
     exact = psnr(torch.float32)
     assert exact > score(bicubic_upscale(store.lr(0), 4), store.hr(0), 4)[0] + 1
     assert abs(psnr(torch.float16) - exact) < 0.01
+
+
+def test_two_networks_are_never_captured_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    at_once, most = list[str](), list[int]()
+
+    def captured(name: str, network: nn.Module, images: Tensor) -> None:
+        at_once.append(name)
+        most.append(len(at_once))
+        time.sleep(0.05)
+        at_once.remove(name)
+
+    monkeypatch.setattr("mtkd_dist.pools.inference._captured", captured)
+    networks = [Frozen(f"teacher {i}", Nearest(2), 2, CPU, torch.float32) for i in range(3)]
+    with ThreadPoolExecutor(3) as threads:
+        list(threads.map(lambda network: network._graph(torch.rand(1, 3, 4, 4)), networks))
+    assert most == [1, 1, 1]
 
 
 @pytest.mark.gpu

@@ -9,7 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mtkd_dist.config.shares import PoolShares
-from mtkd_dist.pools.split import Costs, Devices, Split, Step, cached_forecast, forecast, possible_splits
+from mtkd_dist.pools.split import (
+    Costs,
+    Devices,
+    Split,
+    Step,
+    cached_forecast,
+    forecast,
+    possible_splits,
+    students_forecast,
+)
 from mtkd_dist.report.limits import Cached, Ran, judge, link_text, observed, sentence
 
 GPUS = Devices(8, "GPU")
@@ -95,6 +104,39 @@ def test_the_sentence_says_what_limits_and_what_to_change(run: Ran, limit: str, 
         assert words in sentence(run, verdict)
 
 
+@pytest.mark.parametrize(
+    ("run", "limit", "said"),
+    [
+        (
+            ran(Split(0, 4), (0, 0, 0), (0.9, 0.02, 0.08), devices=Devices(4, "GPU")),
+            "students",
+            "the students were the limit: they waited 2% of the time for data; on 4 GPUs more, 4 more student workers "
+            "(8 instead of 4) would give about +100% (--num-gpus 8)",
+        ),
+        (
+            ran(Split(0, 1, threads=2), (0, 0, 0), (0.98, 0.02, 0), devices=Devices(2, "CPU")),
+            "students",
+            "the students were the limit: they waited 2% of the time for data; on 2 CPUs more, 1 more student worker "
+            "(2 instead of 1) would give about +100% (--cluster.student-workers 2)",
+        ),
+        (
+            ran(Split(0, 8), (0, 0, 0), (1, 0, 0)),
+            "students",
+            "the students were the limit: they waited 0% of the time for data",
+        ),
+        (
+            ran(Split(0, 8), (0, 0, 0), (0.4, 0.6, 0)),
+            "reading",
+            "reading was the limit: students waited 60% of the time (1 min 00 s) for what they cut from files; "
+            "faster storage of what they cut from gives up to +150%",
+        ),
+    ],
+)
+def test_students_without_a_teacher_pool_have_their_sentence_too(run: Ran, limit: str, said: str) -> None:
+    assert judge(run).limit == limit
+    assert sentence(run, judge(run)) == said
+
+
 def test_nothing_is_advised_that_gains_nothing() -> None:
     run = ran(Split(6, 2), (1, 0, 0), (1, 0, 0))
     assert judge(run).advice == ()
@@ -139,6 +181,21 @@ def test_whoever_follows_an_advice_gets_what_was_promised(case: tuple[Costs, Spl
         assert step.slots % advice.split.students == 0
         followed = simulated(costs, advice.split, devices, step)
         assert followed.images_per_second / run.images_per_second - 1 == pytest.approx(advice.gain, rel=1e-6)
+
+
+@given(situations)
+def test_a_student_more_gives_what_was_promised_without_a_teacher_pool_as_well(
+    case: tuple[Costs, Split, Devices, Step],
+) -> None:
+    costs, split, devices, step = case
+    split = dataclasses.replace(split, teachers=0)
+    rate = students_forecast(costs, split, step).images_per_second
+    run = Ran(split, devices, step, PoolShares(0, 0, 0), PoolShares(1, 0, 0), rate)
+    for advice in judge(run, costs).advice:
+        assert step.slots % advice.split.students == 0
+        assert advice.split.students * advice.split.threads <= devices.count + advice.more_devices
+        followed = students_forecast(costs, advice.split, step).images_per_second
+        assert followed / rate - 1 == pytest.approx(advice.gain, rel=1e-6)
 
 
 @given(situations)

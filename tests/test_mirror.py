@@ -99,7 +99,6 @@ def test_logs_come_before_checkpoints_and_those_before_what_says_that_they_are_w
         "z.jsonl",
         "step.pt",
         "manifest.json",
-        "step.pt.sha256",
     ]
 
 

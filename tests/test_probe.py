@@ -95,7 +95,7 @@ def test_both_halves_of_a_stage_are_timed_on_its_own_photographs(tmp_path: Path,
     assert 0 < costs.cut < costs.teacher
     assert costs.student_image > 0
     assert costs.read > 0
-    assert costs.render_pixel == pytest.approx((costs.teachers["a"] + costs.teachers["b"]) / 64)
+    assert costs.render_pixel == pytest.approx((costs.teachers["a"] + costs.teachers["b"] + costs.aggregator) / 64)
     assert costs.serial == 1
 
 

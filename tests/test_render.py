@@ -16,6 +16,7 @@ from mtkd_dist.pools.errors import TrainingFailed
 from mtkd_dist.pools.photo_workers import hand_out, photo_workers
 from mtkd_dist.pools.placement import Resources
 from mtkd_dist.pools.render import Renderer, Rendering, render, teacher_rendering
+from mtkd_dist.pools.teacher_worker import TeacherFile
 from tests.mortal import Mortal
 from tests.nets import TINY, make_store, make_teacher
 
@@ -86,11 +87,13 @@ def test_a_rendering_that_was_interrupted_goes_on_to_the_same_bytes(tmp_path: Pa
 
 
 def test_an_image_that_is_not_finite_is_named_with_its_network(tmp_path: Path) -> None:
-    rendering = teacher_rendering_in(tmp_path, tmp_path / "outputs")
+    store, path = make_store(tmp_path, count=4, side=48), make_teacher(tmp_path, "given").path
     broken = build_network(TINY, 2)
     for parameter in broken.parameters():
         torch.nn.init.constant_(parameter, float("nan"))
-    save_network(rendering.network.path, broken, {"network": TINY, "scale": "2"})  # type: ignore[union-attr]
+    save_network(path, broken, {"network": TINY, "scale": "2"})
+    given = TeacherFile("given", path, None)
+    rendering = teacher_rendering(given, digest_file(path), store, tmp_path / "outputs", "float16", "float32")
     rendering.outputs.create()
     with pytest.raises(ValueError, match=r"given on 02\.png: the image is not finite"):
         Renderer(torch.device("cpu")).render(rendering, 2)

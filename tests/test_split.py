@@ -124,6 +124,17 @@ def test_cached_answers_cost_a_rendering_and_leave_every_device_to_the_students(
     assert cached.stage_seconds(1000) > cached.before_seconds
 
 
+@given(all_costs, some_devices, steps, st.integers(1, 10**9))
+def test_a_frozen_aggregator_is_rendered_once_and_no_part_of_a_cached_step(
+    costs: Costs, devices: Devices, step: Step, pixels: int
+) -> None:
+    without = cached_forecast(dataclasses.replace(costs, aggregator=0.0), devices, step, pixels)
+    with_it = cached_forecast(costs, devices, step, pixels)
+    assert with_it.images_per_second == without.images_per_second
+    aggregates = pixels * costs.aggregator / costs.patch**2 / devices.count
+    assert with_it.before_seconds == pytest.approx(without.before_seconds + aggregates)
+
+
 @given(
     st.dictionaries(st.sampled_from("abcdef"), st.integers(0, 8), max_size=6),
     st.integers(0, 20),

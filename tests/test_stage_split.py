@@ -152,5 +152,5 @@ def test_the_table_has_every_split_live_and_cached_side_by_side(launch: Launch) 
     assert live == [["7", "1", "1.0", "students"], ["6", "2", "2.0", "teachers"], ["4", "4", "1.3", "teachers"]]
     assert [line[2] for line in lines if line[-1:] == ["chosen"]] == ["2"]
     (cached,) = [line for line in lines if line[:1] == ["cached"]]
-    assert cached[1:4] == ["0", "8", "5.7"]  # 8 / (1.0 + 0.4 of the aggregator)
+    assert cached[1:4] == ["0", "8", "8.0"]
     assert ["teacher", "a", "2000.00", "ms/image"] in lines

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from mtkd_dist.methods import Aggregation, FrozenNetworks
-from mtkd_dist.models import load_network
+from mtkd_dist.methods import MTKD, Aggregation, FrozenNetworks
+from mtkd_dist.models import digest_file, load_network
 from mtkd_dist.pools.teacher_worker import TeacherJob, TeacherWorker
-from tests.nets import make_store, make_teacher_job
+from tests.nets import make_aggregator, make_store, make_teacher_job
 
 
 @pytest.fixture
@@ -58,6 +58,15 @@ def test_a_signal_that_is_not_finite_names_teacher_photograph_and_place(job: Tea
     assert str(error.value).endswith("(teacher b)")
 
 
+def test_a_signal_that_is_not_finite_in_half_precision_names_the_remedy(job: TeacherJob) -> None:
+    worker = TeacherWorker(dataclasses.replace(job, precision="float16"))
+    with torch.no_grad():
+        next(worker._networks.teachers["b"].parameters()).fill_(float("inf"))
+    said = r"\(teacher b\); it was computed in float16, .*--teacher-precision float32$"
+    with pytest.raises(ValueError, match=said):
+        worker.answer(step=3, slot=1)
+
+
 def test_frozen_networks_compute_as_told_and_answer_in_the_type_of_the_wire(job: TeacherJob) -> None:
     exact, rounded = (
         TeacherWorker(dataclasses.replace(job, precision=precision)).answer(step=0, slot=0)[1]["signals"]["teachers"]
@@ -73,6 +82,26 @@ def test_teachers_have_no_gradients(job: TeacherJob) -> None:
     networks = worker._networks.teachers.values()
     assert not any(p.requires_grad for network in networks for p in network.parameters())
     assert not any(network.training for network in networks)
+
+
+def test_a_worker_that_starts_later_refuses_a_file_that_is_another_by_now(job: TeacherJob) -> None:
+    one, other = job.teachers
+    expected, found = digest_file(one.path), digest_file(other.path)
+    job = dataclasses.replace(job, teachers=(dataclasses.replace(one, digest=expected), other))
+    TeacherWorker(job)
+    one.path.write_bytes(other.path.read_bytes())
+    said = rf"a\.safetensors is not the file .*SHA-256 {found[:12]}, expected {expected[:12]}\); put that one back"
+    with pytest.raises(ValueError, match=said):
+        TeacherWorker(job)
+
+
+def test_a_worker_that_starts_later_refuses_another_aggregator(job: TeacherJob) -> None:
+    path = make_aggregator(job.images.parent, job.teachers)
+    job = dataclasses.replace(job, method=MTKD(), aggregator=path, aggregator_digest=digest_file(path))
+    TeacherWorker(job)
+    path.write_bytes(path.read_bytes() + b" ")
+    with pytest.raises(ValueError, match=r"aggregator\.safetensors is not the file that this run began with"):
+        TeacherWorker(job)
 
 
 def test_a_signal_of_another_shape_than_before_names_both_and_the_photographs(job: TeacherJob) -> None:

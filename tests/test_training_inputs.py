@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import itertools
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
+from rich.console import Console
 
 from mtkd_dist.config.presets import PRESETS
 from mtkd_dist.methods import MTKD
@@ -16,10 +19,12 @@ from mtkd_dist.pools.placement import LayoutError, Resources
 from mtkd_dist.stages import aggregate as aggregate_module
 from mtkd_dist.stages import half_done
 from mtkd_dist.stages import training as training_module
+from mtkd_dist.stages.distil import distil_training
 from mtkd_dist.stages.run import Run, layout_of
-from mtkd_dist.stages.teachers import ReadyTeachers
-from mtkd_dist.stages.training import Training, check_results
+from mtkd_dist.stages.teachers import ReadyTeachers, run_teachers
+from mtkd_dist.stages.training import Training, check_results, jobs_of
 from mtkd_dist.train.checkpoints import Checkpoints
+from tests.nets import make_aggregator, make_store, nearest_teacher
 
 
 def run_of(**distil: object) -> Any:
@@ -187,3 +192,20 @@ def test_more_students_at_least_than_there_are_is_refused() -> None:
     config = dataclasses.replace(config, cluster=dataclasses.replace(config.cluster, min_students=2))
     with pytest.raises(LayoutError, match=r"--cluster\.min-students 2: the student pool has 1"):
         layout_of(config, Resources(cpus=4, gpus=0), config.distil, True)
+
+
+def test_every_worker_is_told_which_files_the_run_began_with(tmp_path: Path) -> None:
+    teachers = [nearest_teacher(tmp_path, name) for name in "ab"]
+    given = [f"{teacher.path}:name={teacher.name}" for teacher in teachers]
+    config = dataclasses.replace(PRESETS["demo"](), teachers=given, scale=2)
+    console, tracker = Console(file=io.StringIO()), SimpleNamespace(stage=lambda stage: MagicMock())
+    resources = Resources(cpus=4, gpus=0)
+    run = Run(config, tmp_path / "out", console, tracker, resources, make_store(tmp_path), None, {})  # type: ignore[arg-type]
+    ready = run_teachers(run)
+    digests = [digest_file(teacher.path) for teacher in teachers]
+    assert [file.digest for file in ready.files] == list(ready.digests.values()) == digests
+    training = distil_training(run, ready, make_aggregator(tmp_path, teachers))
+    _, job = jobs_of(run, training, layout_of(config, resources, config.distil, True))
+    assert job is not None
+    assert [file.digest for file in job.teachers] == digests
+    assert job.aggregator_digest == digest_file(tmp_path / "aggregator.safetensors")

@@ -24,7 +24,7 @@ from mtkd_dist.models.tiling import enlarge
 from mtkd_dist.pools.device import pick_device, use_threads
 from mtkd_dist.pools.photo_workers import photo_workers
 from mtkd_dist.pools.placement import Resources
-from mtkd_dist.pools.teacher_worker import TeacherFile, digests_of
+from mtkd_dist.pools.teacher_worker import TeacherFile, check_digest, digests_of
 
 BICUBIC, MEAN, AGGREGATE, STUDENT = "bicubic", "mean of teachers", "aggregate", "student"
 ENSEMBLE_MARK = "+"
@@ -44,10 +44,16 @@ class Merged:
     teachers: tuple[TeacherFile, ...]
     aggregator: Path | None
     """The aggregator's file, or None for the mean of the teachers."""
+    digest: str | None = None
+    """SHA-256 that the aggregator's file must have when it is loaded; None: whatever it has."""
 
     def load(self, scale: int) -> nn.Module:
-        """The frozen aggregator. Errors: ValueError where it was trained for others than `teachers` or `scale`."""
+        """The frozen aggregator.
+
+        Errors: ValueError where it was trained for others than `teachers` or `scale`, or is not what `digest` says.
+        """
         assert self.aggregator is not None
+        check_digest(self.aggregator, self.digest)
         return load_aggregator(self.aggregator, digests_of(self.teachers), scale)
 
 
@@ -150,6 +156,7 @@ class _Models:
         self._modules: dict[str, nn.Module] = {}  # networks and aggregators; a mean has none
         for model in job.models:
             if isinstance(model, TeacherFile):
+                check_digest(model.path, model.digest)
                 self._modules[model.name] = load_network(model.path, job.scale, model.input_range).module.to(device)
             elif model.aggregator is not None:
                 self._modules[model.name] = model.load(job.scale).to(device)

@@ -20,6 +20,9 @@ MAX_GRAPHS = 8
 SAME = 0.02
 """A captured graph that is further than this from the network itself (images in [0,1]) holds what it should not."""
 
+_CAPTURE = threading.Lock()
+"""One capture in a process at a time: all of them run on one stream of torch's own."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -32,6 +35,14 @@ def inference_dtype(precision: TeacherPrecision, device: torch.device) -> torch.
     if precision == "auto":
         return torch.float16 if device.type == "cuda" else torch.float32
     return {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}[precision]
+
+
+def remedy(dtype: torch.dtype) -> str:
+    """What to try for an image of a network in `dtype` that is not finite, as the end of a message."""
+    if dtype == torch.float32:
+        return ""
+    name = str(dtype).removeprefix("torch.")
+    return f"; it was computed in {name}, which may be too narrow for this network: take --teacher-precision float32"
 
 
 class Frozen(nn.Module):
@@ -74,7 +85,8 @@ class Frozen(nn.Module):
     def _graph(self, images: Tensor) -> _Graph | None:
         with self._lock:
             if images.shape not in self._graphs and len(self._graphs) < MAX_GRAPHS:
-                self._graphs[images.shape] = _captured(self._name, self.network, images)
+                with _CAPTURE:
+                    self._graphs[images.shape] = _captured(self._name, self.network, images)
             return self._graphs.get(images.shape)
 
 

@@ -153,8 +153,10 @@ class LinkState:
         return [key for key in list(self.ready) if self._maker[key] in makers and self._drop(key)]
 
     def tick(self, now: float) -> list[str]:
-        """Look at the time. A late worker's leases are taken back, slow keys of the oldest step get a second lease from
-        `lease`; returns workers that hang and are to be killed (tell `lose_worker`).
+        """Look at the time. A late worker's leases are taken back, slow keys get a second lease from `lease` where a
+        worker is idle, oldest first; returns workers that hang and are to be killed (tell `lose_worker`).
+
+        Not only those of the oldest step: when a step has become the oldest, students wait for it already.
         """
         hung, self._hedges = [], []
         late_seconds, slow_seconds = self.patience.late_seconds, self.patience.slow_seconds
@@ -169,7 +171,7 @@ class LinkState:
                     self._release(lease)
             elif silent > slow_seconds:
                 held = (lease for lease, _ in worker.calls.values() if lease in self.leased.get(lease.key, ()))
-                self._hedges += [lease.key for lease in held if lease.key[0] == self.base]
+                self._hedges += [lease.key for lease in held if self._wanted(lease.key)]
         self._hedges.sort(reverse=True)
         return hung
 

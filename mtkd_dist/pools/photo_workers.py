@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from typing import Any, Generic, TypeVar
 
 import ray
 from ray.actor import ActorHandle
@@ -14,11 +16,53 @@ from ray.exceptions import RayError, RayTaskError
 from mtkd_dist.pools.errors import TrainingFailed, root_cause
 from mtkd_dist.pools.placement import Resources
 
+logger = logging.getLogger(__name__)
+
 Task = TypeVar("Task")
+Job = TypeVar("Job")
 
 DEATHS = 3
 """So many workers may die of one task before it is given up."""
 START_SECONDS = 300.0
+FIRST_SECONDS = 1800.0
+"""So long a worker may be at a task before one of that kind was done by anybody."""
+LEAST_SECONDS, TIMES = 600.0, 20.0
+"""Afterwards: so many times the slowest of that kind so far, and at least so long."""
+
+
+class Watch(Generic[Job]):
+    """Which jobs take so long that their workers must hang. Pure: times are given, in seconds of any clock."""
+
+    def __init__(self) -> None:
+        self._at_work: dict[Job, tuple[Hashable, float]] = {}
+        self._slowest: dict[Hashable, float] = {}
+
+    def begin(self, job: Job, kind: Hashable, now: float) -> None:
+        """Jobs of one `kind` take alike long."""
+        self._at_work[job] = kind, now
+
+    def end(self, job: Job, now: float) -> None:
+        """Its result is there."""
+        if job in self._at_work:  # one that was lost may have been at its very end
+            kind, began = self._at_work.pop(job)
+            self._slowest[kind] = max(now - began, self._slowest.get(kind, 0.0))
+
+    def lose(self, job: Job) -> None:
+        """There will be no result: what it took says nothing of the others."""
+        self._at_work.pop(job, None)
+
+    def patience(self, kind: Hashable) -> float:
+        """Seconds."""
+        slowest = self._slowest.get(kind)
+        return FIRST_SECONDS if slowest is None else max(LEAST_SECONDS, TIMES * slowest)
+
+    def overdue(self, now: float) -> list[Job]:
+        return [job for job, (kind, began) in self._at_work.items() if now - began >= self.patience(kind)]
+
+    def next_seconds(self, now: float) -> float | None:
+        """Until the next one is overdue; None while nobody works."""
+        left = [began + self.patience(kind) - now for kind, began in self._at_work.values()]
+        return max(0.0, min(left)) if left else None
 
 
 @contextlib.contextmanager
@@ -65,14 +109,18 @@ def hand_out(
     tasks: Sequence[Task],
     call: Callable[[ActorHandle, Task], Any],
     say: Callable[[Task], str],
+    kind: Callable[[Task], Hashable] = lambda task: None,
 ) -> Iterator[tuple[Task, Any]]:
     """Each task with its result, as soon as it is there. The task of a worker that dies goes to the next that is free.
+
+    A worker that is at a task for much longer than others were hangs, and is killed.
 
     Args:
         workers: started so that Ray restarts them, with a method `ready`.
         tasks: handed out in this order.
         call: starts a task on a worker; returns Ray's reference to the result. It may run more than once.
         say: the task in words, for messages.
+        kind: tasks of one kind take alike long, up to the size of their photographs.
 
     Errors: what a task raised; TrainingFailed that names the task of which several workers died, or says that none
     could be started.
@@ -81,10 +129,18 @@ def hand_out(
     deaths: Counter[Task] = Counter()
     asked: dict[Any, tuple[ActorHandle, Task | None]] = {_up(worker): (worker, None) for worker in workers}
     left = len(tasks)
+    watch, hung = Watch[Any](), dict[Task, float]()
     while left:
-        working = any(task is not None for _, task in asked.values())
-        done, _ = ray.wait(list(asked), timeout=None if working else START_SECONDS)
-        if not done:
+        patience = watch.next_seconds(time.monotonic())
+        done, _ = ray.wait(list(asked), timeout=START_SECONDS if patience is None else patience)
+        for reference in [] if done else watch.overdue(time.monotonic()):
+            worker, task = asked[reference]
+            assert task is not None
+            hung[task] = watch.patience(kind(task))
+            logger.warning("a worker is at %s for %.0f s: it is killed", say(task), hung[task])
+            watch.lose(reference)
+            ray.kill(worker, no_restart=False)  # its reference says so next
+        if not done and patience is None:
             raise TrainingFailed(
                 f"none of {len(workers)} workers could be started within {START_SECONDS:.0f} s; free are "
                 f"{ray.available_resources()}. Is something else using the cluster?"
@@ -93,16 +149,18 @@ def hand_out(
             worker, task = asked.pop(reference)
             try:
                 result = ray.get(reference)
+                if task is not None:
+                    watch.end(reference, time.monotonic())
             except RayTaskError as error:
                 raise error.cause from None
             except RayError as error:
                 if task is None:
                     raise TrainingFailed(f"a worker could not be started: {root_cause(error)}") from error
+                watch.lose(reference)
                 deaths[task] += 1
                 if deaths[task] == DEATHS:
-                    raise TrainingFailed(
-                        f"workers died of {say(task)}, {DEATHS} times ({root_cause(error)}); see the log"
-                    ) from error
+                    why = f"no end within {hung[task]:.0f} s" if task in hung else root_cause(error)
+                    raise TrainingFailed(f"workers died of {say(task)}, {DEATHS} times ({why}); see the log") from error
                 waiting.appendleft(task)
                 asked[_up(worker)] = (worker, None)
                 continue
@@ -112,7 +170,9 @@ def hand_out(
                 yield task, result
         while waiting and idle:
             worker, task = idle.pop(), waiting.popleft()
-            asked[call(worker, task)] = (worker, task)
+            reference = call(worker, task)
+            asked[reference] = (worker, task)
+            watch.begin(reference, kind(task), time.monotonic())
 
 
 def _up(worker: ActorHandle) -> Any:

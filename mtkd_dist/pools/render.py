@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ from mtkd_dist.models.tiling import OVERLAP, TILE, enlarge
 from mtkd_dist.pools.cluster import has_real_gpus
 from mtkd_dist.pools.device import pick_device, use_threads
 from mtkd_dist.pools.evaluate import Merged
-from mtkd_dist.pools.inference import Frozen, inference_dtype
+from mtkd_dist.pools.inference import Frozen, inference_dtype, remedy
 from mtkd_dist.pools.photo_workers import hand_out, photo_workers
 from mtkd_dist.pools.placement import Resources
 from mtkd_dist.pools.teacher_worker import TeacherFile, load_networks
@@ -59,20 +59,21 @@ def teacher_rendering(
     network = {"weights": digest, "input_range": teacher.input_range}
     arithmetic = _arithmetic(precision)
     key = outputs_key(network, images, dtype, arithmetic, TILE, OVERLAP)
-    return Rendering(teacher, TeacherOutputs(root, key, images), arithmetic)
+    return Rendering(replace(teacher, digest=digest), TeacherOutputs(root, key, images), arithmetic)
 
 
 def aggregate_rendering(aggregator: Merged, sources: tuple[Rendering, ...]) -> Rendering:
     """The aggregator on what is stored of its teachers; stored as they are."""
     assert aggregator.aggregator is not None
     of_teachers = sources[0].outputs
+    digest = aggregator.digest or digest_file(aggregator.aggregator)
     network = {
-        "weights": digest_file(aggregator.aggregator),
+        "weights": digest,
         "teachers": [source.outputs.digest for source in sources],
     }
     key = of_teachers.key | {"network": network}
     outputs = TeacherOutputs(of_teachers.root, key, of_teachers.images)
-    return Rendering(aggregator, outputs, sources[0].precision, sources)
+    return Rendering(replace(aggregator, digest=digest), outputs, sources[0].precision, sources)
 
 
 def render(
@@ -85,7 +86,7 @@ def render(
     rendering goes on.
 
     Errors: ValueError naming network and photograph whose image is not finite or could not be made; TrainingFailed
-    naming those of which workers die.
+    naming those of which workers die or over which they hang.
     """
     tasks: list[tuple[int, int]] = []
     for which, rendering in enumerate(renderings):
@@ -102,7 +103,10 @@ def render(
     with photo_workers(
         RenderWorker, [tuple(renderings)], len(tasks), resources, num_gpus, workers, max_restarts=-1
     ) as started:
-        for (which, index), _ in hand_out(started, tasks, lambda worker, task: worker.render.remote(*task), say):
+        done = hand_out(
+            started, tasks, lambda worker, task: worker.render.remote(*task), say, kind=lambda task: task[0]
+        )
+        for (which, index), _ in done:
             yield renderings[which].network.name, index
 
 
@@ -129,16 +133,24 @@ class Renderer:
 
     @torch.inference_mode()
     def render(self, rendering: Rendering, index: int) -> None:
-        """Errors: ValueError that names network and photograph."""
+        """With one thread, as all rendering, so that no byte depends on who does it.
+
+        Errors: ValueError that names network and photograph.
+        """
         outputs = rendering.outputs
+        threads = torch.get_num_threads()
         try:
+            torch.set_num_threads(1)
             image = self._compute(rendering, index)[0]
             # What float16 cannot hold is no image, whatever it is stored as.
             if not image.half().isfinite().all():
-                raise ValueError("the image is not finite as float16")
+                dtype = inference_dtype(rendering.precision, self._device)
+                raise ValueError(f"the image is not finite as float16{remedy(dtype)}")
             outputs.write(index, image.permute(1, 2, 0).contiguous().cpu().numpy())
         except (RuntimeError, ValueError) as error:
             raise ValueError(f"{describe(rendering, index)}: {error}") from error
+        finally:
+            torch.set_num_threads(threads)
 
     def _compute(self, rendering: Rendering, index: int) -> Tensor:
         """(1,3,H,W), float32."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 Limit = Literal["teachers", "students", "link", "one device"]
@@ -34,8 +34,8 @@ class Costs:
 
     @property
     def render_pixel(self) -> float:
-        """Of all teachers together for one LR pixel: what it costs to render a photograph once."""
-        return sum(self.teachers.values()) / self.patch**2
+        """Of all teachers and the frozen aggregator for one LR pixel: what it costs to render a photograph once."""
+        return (sum(self.teachers.values()) + self.aggregator) / self.patch**2
 
     def step_seconds(self, images: float, threads: int = 1) -> float:
         """Of a student's step over `images`."""
@@ -136,23 +136,25 @@ def best(forecasts: list[Forecast]) -> Forecast:
 
 
 def cached_forecast(costs: Costs, devices: Devices, step: Step, lr_pixels: int) -> Forecast:
-    """The same where every teacher answers each photograph once (`lr_pixels` in all), and all devices then train.
+    """The same where teachers and frozen aggregator answer each photograph once (`lr_pixels` in all) on all devices,
+    which then train.
 
-    Students cut what they need, and run the aggregator where it is frozen. A pixel is taken to cost what it costs in a
-    patch.
+    Students cut what they need. A pixel is taken to cost what it costs in a patch.
     """
-    found = []
-    for students in step.students(devices.count):
-        threads = devices.threads(0, students)
-        share = step.batch_size / students
-        rates: dict[Limit, float] = {
-            "students": step.batch_size / (costs.step_seconds(share, threads) + share * costs.aggregator / threads),
-            "link": students / costs.cut,
-        }
-        limit = min(rates, key=rates.__getitem__)
-        before = lr_pixels * costs.render_pixel / devices.count
-        found.append(Forecast(Split(0, students, threads), rates[limit], limit, before))
-    return best(found)
+    before = lr_pixels * costs.render_pixel / devices.count
+    splits = [Split(0, students, devices.threads(0, students)) for students in step.students(devices.count)]
+    return best([replace(students_forecast(costs, split, step), before_seconds=before) for split in splits])
+
+
+def students_forecast(costs: Costs, split: Split, step: Step) -> Forecast:
+    """Images/s of students that no teacher pool serves: they cut what they need from files."""
+    share = step.batch_size / split.students
+    rates: dict[Limit, float] = {
+        "students": step.batch_size / costs.step_seconds(share, split.threads),
+        "link": split.students / costs.cut,
+    }
+    limit = min(rates, key=rates.__getitem__)
+    return Forecast(split, rates[limit], limit)
 
 
 @dataclass(frozen=True)

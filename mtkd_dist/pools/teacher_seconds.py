@@ -10,6 +10,7 @@ from mtkd_dist.config.tree import TeacherPrecision
 from mtkd_dist.data import ImageStore
 from mtkd_dist.models import aggregator_path, build_aggregator, load_aggregator
 from mtkd_dist.pools.device import pick_device, use_threads
+from mtkd_dist.pools.errors import TrainingFailed
 from mtkd_dist.pools.evaluate import AGGREGATE
 from mtkd_dist.pools.inference import Frozen, inference_dtype
 from mtkd_dist.pools.placement import Resources
@@ -19,6 +20,8 @@ from mtkd_dist.pools.wire import unpack
 
 BUDGET_SECONDS = 1.0
 """Of each network, after it has been warmed up."""
+PLACEMENT_SECONDS = 600.0
+"""So long it may take altogether, most of which is waiting for a place and loading."""
 
 
 def seconds_per_pixel(
@@ -31,12 +34,21 @@ def seconds_per_pixel(
 ) -> dict[str, float]:
     """Name of each teacher, and `AGGREGATE` -> seconds of one worker for each LR pixel, on a crop of `patch`.
 
-    `aggregator`: its file, or the text of one that is still to be trained. Errors: what the worker raised.
+    `aggregator`: its file, or the text of one that is still to be trained. Errors: what the worker raised;
+    TrainingFailed where it does not end.
     """
     gpus = 1 if resources.gpus else 0
     task = ray.remote(_measure).options(num_gpus=gpus, num_cpus=0 if gpus else 1, max_retries=2)
+    measured = task.remote(teachers, aggregator, images, patch, precision, gpus > 0)
     try:
-        seconds: dict[str, float] = ray.get(task.remote(teachers, aggregator, images, patch, precision, gpus > 0))
+        seconds: dict[str, float] = ray.get(measured, timeout=PLACEMENT_SECONDS)
+    except ray.exceptions.GetTimeoutError:
+        ray.cancel(measured, force=True)
+        raise TrainingFailed(
+            f"the timing of the teachers did not end within {PLACEMENT_SECONDS:g} s; it wants one "
+            f"{'GPU' if gpus else 'CPU'}, free are {ray.available_resources()}. Is something else using the cluster? "
+            "Take --teacher-outputs live or cached to do without it"
+        ) from None
     except ray.exceptions.RayTaskError as error:
         raise error.cause from None
     return seconds

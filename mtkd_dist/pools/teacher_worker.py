@@ -25,7 +25,7 @@ from mtkd_dist.data import ImageStore, Plan, Sample
 from mtkd_dist.methods import FrozenNetworks, Method
 from mtkd_dist.models import digest_file, load_aggregator, load_network
 from mtkd_dist.pools.device import pick_device, use_threads
-from mtkd_dist.pools.inference import Frozen, fitting_dtype, inference_dtype
+from mtkd_dist.pools.inference import Frozen, fitting_dtype, inference_dtype, remedy
 from mtkd_dist.pools.placement import PoolSize
 from mtkd_dist.pools.wire import Answer, Meta, NonFiniteSignal, pack, size_bytes, unpack
 
@@ -40,6 +40,8 @@ class TeacherFile:
     path: Path
     input_range: float | None
     """Range of the values that the network was trained on (1 or 255); None: what the architecture says."""
+    digest: str | None = None
+    """SHA-256 that the file must have when it is loaded; None: whatever it has."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,8 @@ class TeacherJob:
     """What this worker reserved."""
     precision: TeacherPrecision = "auto"
     """Arithmetic of the networks; what they answer travels as `wire` all the same."""
+    aggregator_digest: str | None = None
+    """As `TeacherFile.digest`."""
 
 
 def load_networks(
@@ -69,14 +73,18 @@ def load_networks(
     dtype: torch.dtype = torch.float32,
     sample: Tensor | None = None,
     capture: bool = True,
+    aggregator_digest: str | None = None,
 ) -> FrozenNetworks:
     """Frozen networks on `device` that compute in `dtype` and answer in float32; teachers by name, in the order given.
 
     Each is cast by itself: the aggregator gets what the teachers said in float32. With a `sample` of LR images on the
     device, a network whose answer to it is not finite in `dtype` computes in float32, and the log says so.
     `capture`: see `Frozen`.
-    Errors: ValueError for a file of the wrong scale, or an aggregator that was trained with other teachers.
+    Errors: ValueError for a file of the wrong scale, one that is not what its digest says, or an aggregator that was
+    trained with other teachers.
     """
+    for teacher in teachers:
+        check_digest(teacher.path, teacher.digest)
 
     def frozen(name: str, network: nn.Module, scale: int, images: Tensor | None) -> Frozen:
         fits = dtype if images is None else fitting_dtype(network.to(device), images, dtype)
@@ -95,13 +103,23 @@ def load_networks(
     if aggregator is None:
         return networks
     images = None if sample is None else networks.teacher_images(sample)
+    check_digest(aggregator, aggregator_digest)
     network = load_aggregator(aggregator, digests_of(teachers), scale)
     return FrozenNetworks(networks.teachers, frozen("the aggregator", network, 1, images))
 
 
+def check_digest(path: Path, digest: str | None) -> None:
+    """Errors: ValueError where the file has another SHA-256 than `digest`, so that no run mixes two networks."""
+    if digest is not None and (found := digest_file(path)) != digest:
+        raise ValueError(
+            f"{path} is not the file that this run began with (SHA-256 {found[:12]}, expected {digest[:12]}); put that "
+            "one back and give the same command again, or begin anew with this one and another --output"
+        )
+
+
 def digests_of(teachers: Sequence[TeacherFile]) -> dict[str, str]:
     """Name -> SHA-256 of the file, in order: what an aggregator remembers of its teachers."""
-    return {teacher.name: digest_file(teacher.path) for teacher in teachers}
+    return {teacher.name: teacher.digest or digest_file(teacher.path) for teacher in teachers}
 
 
 def open_images(folder: Path, plan: Plan) -> ImageStore:
@@ -143,13 +161,15 @@ class TeacherWorker:
         self._device = pick_device(job.pool.gpus > 0)
         self._store = open_images(job.images, job.plan)
         lr, _ = cut_slot(self._store, job.plan.slots(0, job.slot_size)[0], job.plan.patch)
+        self._dtype = inference_dtype(job.precision, self._device)
         self._networks = load_networks(
             job.teachers,
             job.aggregator,
             job.scale,
             self._device,
-            inference_dtype(job.precision, self._device),
+            self._dtype,
             sample=torch.from_numpy(lr).to(self._device).float().div_(255),
+            aggregator_digest=job.aggregator_digest,
         )
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._streams = threading.local()
@@ -226,9 +246,9 @@ class TeacherWorker:
         return parts
 
     def _blame(self, error: NonFiniteSignal, lr: Tensor, samples: list[Sample]) -> str:
-        """The signal, its samples, and the networks that are not finite for them already as float32."""
+        """The signal, its samples, the networks that are not finite for them before they are packed, and a remedy."""
         teachers = self._networks.teachers
         guilty = [name for name, teacher in teachers.items() if not teacher(lr[error.rows]).isfinite().all()]
         where = "; ".join(describe(self._store, samples[row]) for row in error.rows)
         who = f"teacher {', '.join(guilty)}" if guilty else "the teachers themselves are finite there"
-        return f"{error} for {where} ({who})"
+        return f"{error} for {where} ({who}){remedy(self._dtype)}"

@@ -10,7 +10,17 @@ from typing import Literal
 from rich.filesize import decimal
 
 from mtkd_dist.config.shares import PoolShares
-from mtkd_dist.pools.split import Costs, Devices, Split, Step, best, cached_forecast, forecast, possible_splits
+from mtkd_dist.pools.split import (
+    Costs,
+    Devices,
+    Split,
+    Step,
+    best,
+    cached_forecast,
+    forecast,
+    possible_splits,
+    students_forecast,
+)
 from mtkd_dist.report.progress import duration
 
 BUSY = 0.7
@@ -30,6 +40,7 @@ class Ran:
     """What both pools could have used."""
     step: Step
     teachers: PoolShares
+    """All 0 where no teacher pool serves the students; `split` then has no teachers either."""
     students: PoolShares
     """Of the rank that waited longest: the others wait for it in the sum of the gradients."""
     images_per_second: float
@@ -55,7 +66,7 @@ class Advice:
 
 @dataclass(frozen=True)
 class Verdict:
-    limit: Literal["teachers", "students", "balanced", "link", "one device"]
+    limit: Literal["teachers", "students", "balanced", "link", "reading", "one device"]
     advice: tuple[Advice, ...] = ()
     """Empty where nothing is worth it."""
 
@@ -91,6 +102,8 @@ def observed(ran: Ran, probe: Costs | None) -> Costs:
 def judge(ran: Ran, probe: Costs | None = None, cached: Cached | None = None) -> Verdict:
     """What limited the stage, and what would have made it faster."""
     teachers, students = ran.teachers.working, ran.students.working + ran.students.held_back
+    if not ran.split.teachers:
+        return _judge_alone(ran, observed(ran, probe))
     if ran.split.shared:
         return Verdict("one device", _more_devices(ran, observed(ran, probe)))
     if max(teachers, students) < BUSY:
@@ -108,6 +121,16 @@ def judge(ran: Ran, probe: Costs | None = None, cached: Cached | None = None) ->
     return Verdict(limit, tuple(advice for advice in found if advice.gain >= WORTH))
 
 
+def _judge_alone(ran: Ran, costs: Costs) -> Verdict:
+    """Students that cut their samples from files."""
+    busy = ran.students.working + ran.students.held_back
+    if busy < BUSY:
+        gain = 1 / max(busy, 1e-9) - 1
+        storage = Advice(f"faster storage of what they cut from gives up to {gain:+.0%}", gain, ran.split)
+        return Verdict("reading", (storage,))
+    return Verdict("students", tuple(advice for advice in _more(ran, costs, "students") if advice.gain >= WORTH))
+
+
 def sentence(ran: Ran, verdict: Verdict) -> str:
     """`the teachers were the limit: students waited 61 % of the time (38 min); ...`"""
     waited = f"students waited {ran.students.starved:.0%} of the time ({duration(ran.waited_seconds)})"
@@ -117,8 +140,11 @@ def sentence(ran: Ran, verdict: Verdict) -> str:
         f"students waited {ran.students.starved:.0%}",
         "balanced": f"the pools were balanced: {waited}, teachers worked {ran.teachers.working:.0%} of theirs",
         "link": f"neither pool was the limit: {waited}, teachers worked only {ran.teachers.working:.0%} of theirs",
+        "reading": f"reading was the limit: {waited} for what they cut from files",
         "one device": "both pools took turns on one device",
     }[verdict.limit]
+    if verdict.limit == "students" and not ran.split.teachers:
+        said = f"the students were the limit: they waited {ran.students.starved:.0%} of the time for data"
     spilled = f". Ray wrote {decimal(ran.spilled_bytes)} to disk; lower --link.max-bytes" if ran.spilled_bytes else ""
     return "; ".join([f"{said}{spilled}", *(advice.text for advice in verdict.advice)])
 
@@ -131,8 +157,8 @@ def link_text(ready: int, slots: int, bytes_in_flight: int, spilled_bytes: int |
 
 def _gain(ran: Ran, costs: Costs, split: Split) -> float:
     """In the model, so that what it leaves out is left out on both sides."""
-    now = forecast(costs, ran.split, ran.step).images_per_second
-    return forecast(costs, split, ran.step).images_per_second / now - 1
+    model = forecast if ran.split.teachers else students_forecast
+    return model(costs, split, ran.step).images_per_second / model(costs, ran.split, ran.step).images_per_second - 1
 
 
 def _other_split(ran: Ran, costs: Costs) -> Advice | None:
@@ -166,6 +192,8 @@ def _more(ran: Ran, costs: Costs, limit: str) -> list[Advice]:
 
 def _with_cores(ran: Ran, split: Split) -> Split:
     """CPU students have the cores that the teachers leave, or else as many as they had."""
+    if not split.teachers:
+        return split
     return replace(split, threads=max(0, ran.devices.threads(split.teachers, split.students)) or split.threads)
 
 
@@ -205,6 +233,8 @@ def _link_advice(ran: Ran, gain: float) -> Advice:
 
 
 def _flags(ran: Ran, split: Split) -> str:
+    if not split.teachers:
+        return f"{'--cluster.student-workers' if ran.devices.kind == 'CPU' else '--num-gpus'} {split.students}"
     if ran.devices.kind == "CPU":
         return f"--cluster.teacher-workers {split.teachers} --cluster.student-workers {split.students}"
     used = split.teachers + split.students

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
+import json
 import time
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from rich.filesize import decimal as bytes_text
 
@@ -15,12 +16,13 @@ from mtkd_dist.models import aggregator_path, digest_file
 from mtkd_dist.pools.evaluate import AGGREGATE
 from mtkd_dist.pools.teacher_seconds import seconds_per_pixel
 from mtkd_dist.report.progress import duration
-from mtkd_dist.stages import manifest
+from mtkd_dist.stages import half_done, manifest
 from mtkd_dist.stages.answers import outputs_folder, rendered_teachers, room_for
 from mtkd_dist.stages.distil_method import distil_method
 from mtkd_dist.stages.manifest import Manifest
 from mtkd_dist.stages.run import Run
 from mtkd_dist.stages.teachers import ReadyTeachers
+from mtkd_dist.train.checkpoints import Checkpoints
 
 STAGE = "answers"
 
@@ -74,8 +76,39 @@ def choose(costs: Costs, refusal: str | None) -> Choice:
     return Choice(cached, f"{compared}; {'cached' if cached else 'live'} is taken")
 
 
+def made_with(inputs: Mapping[str, Any]) -> bool | None:
+    """Whether a training of these inputs read rendered images; None for one without teachers."""
+    if "teacher_outputs" in inputs:
+        return True
+    return False if "slot_size" in inputs else None
+
+
+def trained_before(output: Path) -> tuple[str, bool] | None:
+    """The stage in the output folder that was trained last, in whole or in part, and whether it read rendered images.
+
+    None where there is none that has teachers.
+    """
+    found: list[tuple[float, str, bool]] = []
+    for stage in ("aggregate", "distil"):
+        folders = [path for path in (output / stage).glob("checkpoints-*") if Checkpoints(path).steps()]
+        files = [output / stage / manifest.FILE, *(folder / half_done.INPUTS for folder in folders)]
+        for file in files:
+            try:
+                content = json.loads(file.read_text())
+                cached = made_with(content["inputs"] if file.name == manifest.FILE else content)
+            except (OSError, ValueError, TypeError, KeyError):
+                continue
+            if cached is not None:
+                found.append((file.stat().st_mtime, stage, cached))
+    return max(found)[1:] if found else None
+
+
 def reads_rendered(run: Run, teachers: ReadyTeachers) -> bool:
-    """Whether students read rendered images. With `auto`, what was chosen once stays: the weights depend on it."""
+    """Whether students read rendered images.
+
+    With `auto`, what a training in the output folder was made with stays, since its weights depend on it; before there
+    is one, what was chosen for the same networks, photographs and lengths.
+    """
     config = run.config
     if config.teacher_outputs != "auto":
         return config.teacher_outputs == "cached"
@@ -84,12 +117,17 @@ def reads_rendered(run: Run, teachers: ReadyTeachers) -> bool:
     except NeedsNetworks as error:
         run.say(f"{STAGE}: live, because {error}")
         return False
+    before = trained_before(run.output)
+    if before is not None:
+        stage, cached = before
+        run.say(f"{STAGE}: {'cached' if cached else 'live'}, as {stage} was trained before")
+        return cached
     inputs = {
         "teachers": [[file.name, teachers.digests[file.name], file.input_range] for file in teachers.files],
         "aggregator": digest_file(given) if (given := aggregator_path(config.aggregator)) else config.aggregator,
         "images": run.images.digest,
         "trainings": [_work(training) for training in (config.aggregate, config.distil)],
-        "answers": dataclasses.asdict(config.answers),
+        "dtype": config.answers.dtype,
     }
     old = manifest.read(run.output / STAGE)
     if old is not None and not manifest.changed(old, inputs, {}):

@@ -16,6 +16,8 @@ from mtkd_dist.tracking.tracker import StageRun
 from mtkd_dist.train.job import StudentJob
 from mtkd_dist.train.trainer import Update
 
+NOBODY = PoolShares(0.0, 0.0, 0.0)
+
 
 class Course:
     LOSSES_KEPT = 50
@@ -94,18 +96,19 @@ class Course:
         self._validation = {"validation": scored}
 
     def ran(self, devices: Devices) -> Ran | None:
-        """How the pools fared; None without two of them, or before any figures. `devices`: what they could have had."""
-        teachers = self._layout.teachers
-        if teachers is None or "teachers" not in self._pools or not self._images_per_second:
+        """How the pools fared; None before any figures. `devices`: what they could have had."""
+        teachers, students = self._layout.teachers, self._layout.students
+        if len(self._pools) < (1 if teachers is None else 2) or not self._images_per_second:
             return None
-        students = self._layout.students
-        shared = (students.gpus or students.cpus) < 1 and devices.count < 2
-        split = Split(teachers.workers, students.workers, 1 if students.gpus else students.threads, shared)
+        # Those that were really there.
+        working = 0 if teachers is None else self._link.get("workers") or teachers.workers
+        shared = teachers is not None and (students.gpus or students.cpus) < 1 and devices.count < 2
+        split = Split(working, students.workers, 1 if students.gpus else students.threads, shared)
         return Ran(
             split,
             devices,
             self._step,
-            self._pools["teachers"],
+            self._pools.get("teachers", NOBODY),
             self._pools["students"],
             self._images_per_second,
             self._waited_seconds,

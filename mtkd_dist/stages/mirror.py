@@ -278,7 +278,7 @@ def _rank(name: str) -> tuple[int, str]:
     """Logs and the like, then weights and checkpoints, then what says that those are whole or done."""
     if name.endswith((".pt", ".safetensors", ".png")):
         return 1, name
-    return (2 if name.endswith(("manifest.json", "scores.json", ".sha256")) else 0), name
+    return (2 if name.endswith(("manifest.json", "scores.json")) else 0), name
 
 
 def _stat(path: Path) -> Stat:

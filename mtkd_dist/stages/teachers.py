@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
@@ -18,7 +18,7 @@ from mtkd_dist.models import (
     load_strict,
     save_network,
 )
-from mtkd_dist.pools.teacher_worker import TeacherFile
+from mtkd_dist.pools.teacher_worker import TeacherFile, digests_of
 from mtkd_dist.stages import manifest
 from mtkd_dist.stages.manifest import Manifest
 from mtkd_dist.stages.run import Run
@@ -44,10 +44,10 @@ def run_teachers(run: Run) -> ReadyTeachers:
     for spec in specs:
         if spec.network is not None:
             files[spec.name] = _trained(run, spec.name, spec.network)
-    ordered = tuple(files[spec.name] for spec in specs)
+    ordered = tuple(replace(file, digest=digest_file(file.path)) for file in (files[spec.name] for spec in specs))
     return ReadyTeachers(
         ordered,
-        {file.name: digest_file(file.path) for file in ordered},
+        digests_of(ordered),
         {file.name: load_network(file.path, run.config.scale, file.input_range).params for file in ordered},
     )
 

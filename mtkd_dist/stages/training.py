@@ -190,6 +190,7 @@ def jobs_of(run: Run, training: Training, layout: Layout) -> tuple[StudentJob, T
         wire=config.link.wire,
         pool=layout.teachers,
         precision=config.teacher_precision,
+        aggregator_digest=training.aggregator_digest,
     )
     return student, teacher
 

@@ -219,6 +219,8 @@ class LinkSource:
                 "nothing to train it on. Begin the stage anew (--on-change restart) with a smaller link.slot_size, "
                 "which skips fewer samples at a time, or take fewer student workers"
             )
+        # As of this time: a new link asks the teachers again for what an earlier one had given up.
+        self.share.skipped.pop(step, None)
         if len(refs) < len(taken):
             self.share.skipped[step] = [slot for slot in self.share.slots if slot not in refs]
         return refs
