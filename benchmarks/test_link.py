@@ -37,6 +37,7 @@ class WaitingShare:
         self.plan = _Plan()
         self.slots = list(range(SLOTS))
         self.slots_per_step = SLOTS
+        self.skipped: dict[int, list[int]] = {}
 
 
 def source_of(links: list[Any]) -> LinkSource:

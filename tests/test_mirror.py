@@ -93,7 +93,7 @@ def test_logs_come_before_checkpoints_and_those_before_what_says_that_they_are_w
     folder = machine(tmp_path, "a")
     mirror = Mirror(URL, folder, print)
     mirror.claim()
-    write(folder, distil__manifest_json="", distil__step_pt="", distil__step_pt_sha256="", distil__z_jsonl="")
+    write(folder, distil__manifest_json="", distil__step_pt="", distil__z_jsonl="")
     mirror.up()
     assert [name.rpartition("/")[2] for name in Objects.sent] == [
         "z.jsonl",
