@@ -302,7 +302,7 @@ def test_three_failures_in_a_row_ask_for_a_restart_of_the_worker_and_a_good_answ
     assert state.failed(one_lease(state), now=6)
 
 
-def test_a_slow_key_of_the_oldest_step_is_given_to_an_idle_worker_too_and_the_first_answer_wins() -> None:
+def test_a_slow_key_is_given_to_another_worker_too_and_the_first_answer_wins() -> None:
     state = started(slots=range(1), window_steps=1, patience=used_to(1.0))
     slow = one_lease(state)
     state.add_worker("b", PLAN, now=0)
@@ -316,6 +316,17 @@ def test_a_slow_key_of_the_oldest_step_is_given_to_an_idle_worker_too_and_the_fi
     assert state.answered(hedge, 100, now=4.9)
     assert not state.answered(slow, 100, now=5.0)
     assert (state.bytes_in_flight, state.calls) == (100, 0)
+
+
+def test_a_slow_key_goes_to_another_worker_before_later_keys_do() -> None:
+    state = started(slots=range(1), window_steps=3, leases_per_worker=1, patience=used_to(1.0))
+    first = one_lease(state)
+    state.answered(first, 100, now=0)
+    slow = one_lease(state)  # of the second step: students do not wait for it yet
+    state.add_worker("b", PLAN, now=0)
+    state.tick(2.1)
+    assert one_lease(state, 2.1).key == slow.key == (1, 0)
+    assert state.hedged == 1
 
 
 def test_a_hedge_needs_credit_for_the_bytes_of_a_second_answer() -> None:

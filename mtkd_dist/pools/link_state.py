@@ -16,6 +16,7 @@ Time comes in as `now`, in seconds of any steady clock. What it decides is in `p
 from __future__ import annotations
 
 import heapq
+from collections.abc import Set
 
 from mtkd_dist.pools.evidence import Evidence
 from mtkd_dist.pools.lease import Key, Lease, WorkerLeases
@@ -86,6 +87,8 @@ class LinkState:
         self._maker: dict[Key, str] = {}
         self._evidence = Evidence()
         self._hedges: list[Key] = []
+        """Keys of slow workers, the smallest last."""
+        self._slow: set[str] = set()
         # The smallest free key is the smaller one of these two; what is no longer free is passed over on the way.
         self._freed: list[Key] = []
         self._frontier: Key = (0, slots.start)
@@ -153,12 +156,13 @@ class LinkState:
         return [key for key in list(self.ready) if self._maker[key] in makers and self._drop(key)]
 
     def tick(self, now: float) -> list[str]:
-        """Look at the time. A late worker's leases are taken back, slow keys get a second lease from `lease` where a
-        worker is idle, oldest first; returns workers that hang and are to be killed (tell `lose_worker`).
+        """Look at the time. A late worker's leases are taken back, slow keys get a second lease from `lease`; returns
+        workers that hang and are to be killed (tell `lose_worker`).
 
         Not only those of the oldest step: when a step has become the oldest, students wait for it already.
         """
         hung, self._hedges = [], []
+        self._slow.clear()
         late_seconds, slow_seconds = self.patience.late_seconds, self.patience.slow_seconds
         for name, worker in self._workers.items():
             silent = worker.silent_seconds(now)
@@ -170,6 +174,7 @@ class LinkState:
                     self.released += lease in self.leased.get(lease.key, ())
                     self._release(lease)
             elif silent > slow_seconds:
+                self._slow.add(name)
                 held = (lease for lease, _ in worker.calls.values() if lease in self.leased.get(lease.key, ()))
                 self._hedges += [lease.key for lease in held if self._wanted(lease.key)]
         self._hedges.sort(reverse=True)
@@ -178,18 +183,15 @@ class LinkState:
     def lease(self, now: float) -> Lease | None:
         """The next lease, or None when every worker is busy or nothing may be leased."""
         key = self._next_key()
-        if key is not None:
-            least = self._least_busy(key)
-            return self._give(key, least, now) if least is not None else None
-        while self._hedges:
-            key = self._hedges.pop()
-            holders = self.leased.get(key, [])
-            least = self._least_busy(key)
-            idle = least is not None and not self._workers[least].calls
-            if len(holders) == 1 and idle and least is not None and self._has_credit():
+        # What students need first goes first, were it for the second time.
+        while self._hedges and (key is None or self._hedges[-1] < key):
+            slow = self._hedges.pop()
+            quick = self._least_busy(slow, without=self._slow)
+            if len(self.leased.get(slow, ())) == 1 and quick is not None and self._has_credit():
                 self.hedged += 1
-                return self._give(key, least, now)
-        return None
+                return self._give(slow, quick, now)
+        least = None if key is None else self._least_busy(key)
+        return None if key is None or least is None else self._give(key, least, now)
 
     def holds(self, lease: Lease) -> bool:
         """Whether the worker still owes this very answer; an error of any other call is an old story."""
@@ -316,7 +318,7 @@ class LinkState:
     def _has_another(self, name: str) -> bool:
         return any(other != name and not worker.late for other, worker in self._workers.items())
 
-    def _least_busy(self, key: Key) -> str | None:
+    def _least_busy(self, key: Key, without: Set[str] = frozenset()) -> str | None:
         """Who should get `key`: rather one that has not failed at it, then the one with the fewest leases."""
         failed_at = self._evidence.failed_at(key)
         suspects = self._evidence.suspects if self.concurrency > 1 else frozenset()
@@ -330,7 +332,7 @@ class LinkState:
         free = (
             (name in failed_at, len(worker.calls), name)
             for name, worker in self._workers.items()
-            if not worker.late and is_open(worker)
+            if not worker.late and name not in without and is_open(worker)
         )
         return min(free, default=(False, 0, None))[2]
 
