@@ -97,28 +97,28 @@ class OneOfMany:
 
 @ray.remote(num_cpus=0, max_concurrency=1000)
 class ManyStudents:
-    """Many ranks in one process; each takes its one slot of every step, two steps ahead, and waits `seconds`."""
+    """Many ranks in one process; each takes its slots of every step, two steps ahead, and waits `seconds`."""
 
     async def run(
-        self, links: list[Any], ranks: list[tuple[int, int]], world_size: int, steps: range, seconds: float
+        self, links: list[Any], ranks: list[tuple[int, int]], slots_each: int, steps: range, seconds: float
     ) -> None:
-        """`ranks`: (rank, number of the link that has its slot)."""
-        await asyncio.gather(*(self._rank(links[of], rank, world_size, steps, seconds) for rank, of in ranks))
+        """`ranks`: (rank, number of the link that has its slots)."""
+        await asyncio.gather(*(self._rank(links[of], rank, slots_each, steps, seconds) for rank, of in ranks))
 
-    async def _rank(self, link: Any, rank: int, world_size: int, steps: range, seconds: float) -> None:
-        ahead = {step: self._take(link, rank, step) for step in steps[:2]}
+    async def _rank(self, link: Any, rank: int, slots_each: int, steps: range, seconds: float) -> None:
+        slots = list(range(rank * slots_each, (rank + 1) * slots_each))
+        ahead = {step: self._take(link, slots, step) for step in steps[:2]}
         for step in steps:
             await ahead.pop(step)
             if step + 2 in steps:
-                ahead[step + 2] = self._take(link, rank, step + 2)
+                ahead[step + 2] = self._take(link, slots, step + 2)
             if seconds:
                 await asyncio.sleep(seconds)
             link.acknowledge.remote(1, rank, step)
 
-    def _take(self, link: Any, rank: int, step: int) -> asyncio.Task[None]:
+    def _take(self, link: Any, slots: list[int], step: int) -> asyncio.Task[None]:
         async def taken() -> None:
-            refs = await link.take.remote(1, step, [rank])
-            await refs[0]
+            await asyncio.gather(*await link.take.remote(1, step, slots))
 
         return asyncio.get_running_loop().create_task(taken())
 

@@ -104,21 +104,23 @@ def test_cost_of_a_batch(table: Table, teachers: Callable[..., dict[str, Any]]) 
     )
 
 
-@pytest.mark.parametrize(("workers", "shards"), [(8, 1), (64, 1), (256, 1), (256, 2)])
-def test_leases_per_second(table: Table, workers: int, shards: int) -> None:
-    """As many ranks as teachers, one slot each; nobody computes, so the link and Ray are all that takes time."""
-    steps = max(10, 2000 // workers)
+@pytest.mark.parametrize(
+    ("workers", "slots_each", "shards"), [(8, 1, 1), (8, 4, 1), (64, 1, 1), (64, 4, 1), (256, 1, 1), (256, 1, 2)]
+)
+def test_leases_per_second(table: Table, workers: int, slots_each: int, shards: int) -> None:
+    """As many ranks as teachers; nobody computes, so the link and Ray are all that takes time."""
+    steps = max(10, 2000 // workers // slots_each)
     processes = [ManyTeachers.remote(0.0, 900) for _ in range(2)]
     named = {f"w{i}": OneOfMany(processes[i % 2], f"w{i}") for i in range(workers)}
     students = [ManyStudents.remote() for _ in range(2)]
-    with links_of(named, steps + 5, workers, LinkConfig(shards=shards)) as links:
+    with links_of(named, steps + 5, workers * slots_each, LinkConfig(shards=shards)) as links:
         ray.get([link.attach.remote(1, r, workers, 0, PLAN) for link in links for r in range(workers)])
         ranks = [(rank, rank * shards // workers) for rank in range(workers)]
         mine = [[r for r in ranks if r[0] % 2 == half] for half in range(2)]
 
         def run(over: range) -> float:
             began = time.perf_counter()
-            ray.get([s.run.remote(links, m, workers, over, 0.0) for s, m in zip(students, mine, strict=True)])
+            ray.get([s.run.remote(links, m, slots_each, over, 0.0) for s, m in zip(students, mine, strict=True)])
             return time.perf_counter() - began
 
         run(range(5))
@@ -127,8 +129,9 @@ def test_leases_per_second(table: Table, workers: int, shards: int) -> None:
         busy = sum(ray.get([link.cpu_seconds.remote() for link in links])) - before
     for actor in [*processes, *students]:
         ray.kill(actor)
-    name = f"leases/s, {workers} teachers and {workers} students" + (f", {shards} links" if shards > 1 else "")
-    leases = steps * workers
+    name = f"leases/s, {workers} teachers and {workers} students with {slots_each} of a step's slots each"
+    name += f", {shards} links" if shards > 1 else ""
+    leases = steps * workers * slots_each
     table.add(
         name,
         f"{leases / seconds:.0f}, at {1e3 * busy / leases:.2f} ms of the link's CPU each",

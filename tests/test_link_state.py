@@ -323,9 +323,14 @@ def test_a_slow_key_goes_to_another_worker_before_later_keys_do() -> None:
     first = one_lease(state)
     state.answered(first, 100, now=0)
     slow = one_lease(state)  # of the second step: students do not wait for it yet
-    state.add_worker("b", PLAN, now=0)
+    state.add_worker("b", PLAN, now=2)
+    busy = one_lease(state, 2.0)
+    assert (slow.key, busy.key, busy.worker) == ((1, 0), (2, 0), "b")
     state.tick(2.1)
-    assert one_lease(state, 2.1).key == slow.key == (1, 0)
+    assert state.lease(2.1) is None
+    state.acknowledge(1, 0, 0)  # so that there is a later key, too
+    state.answered(busy, 100, now=2.2)
+    assert one_lease(state, 2.2).key == slow.key
     assert state.hedged == 1
 
 

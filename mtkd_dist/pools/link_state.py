@@ -185,11 +185,14 @@ class LinkState:
         key = self._next_key()
         # What students need first goes first, were it for the second time.
         while self._hedges and (key is None or self._hedges[-1] < key):
-            slow = self._hedges.pop()
-            quick = self._least_busy(slow, without=self._slow)
-            if len(self.leased.get(slow, ())) == 1 and quick is not None and self._has_credit():
-                self.hedged += 1
-                return self._give(slow, quick, now)
+            if len(self.leased.get(self._hedges[-1], ())) != 1:
+                self._hedges.pop()  # answered since
+                continue
+            quick = self._least_busy(self._hedges[-1], without=self._slow)
+            if quick is None or not self._has_credit():
+                break
+            self.hedged += 1
+            return self._give(self._hedges.pop(), quick, now)
         least = None if key is None else self._least_busy(key)
         return None if key is None or least is None else self._give(key, least, now)
 
