@@ -103,18 +103,19 @@ class ManyStudents:
         self, links: list[Any], ranks: list[tuple[int, int]], slots_each: int, steps: range, seconds: float
     ) -> None:
         """`ranks`: (rank, number of the link that has its slots)."""
-        await asyncio.gather(*(self._rank(links[of], rank, slots_each, steps, seconds) for rank, of in ranks))
+        await asyncio.gather(*(self._rank(links, of, rank, slots_each, steps, seconds) for rank, of in ranks))
 
-    async def _rank(self, link: Any, rank: int, slots_each: int, steps: range, seconds: float) -> None:
+    async def _rank(self, links: list[Any], of: int, rank: int, slots_each: int, steps: range, seconds: float) -> None:
         slots = list(range(rank * slots_each, (rank + 1) * slots_each))
-        ahead = {step: self._take(link, slots, step) for step in steps[:2]}
+        ahead = {step: self._take(links[of], slots, step) for step in steps[:2]}
         for step in steps:
             await ahead.pop(step)
             if step + 2 in steps:
-                ahead[step + 2] = self._take(link, slots, step + 2)
+                ahead[step + 2] = self._take(links[of], slots, step + 2)
             if seconds:
                 await asyncio.sleep(seconds)
-            link.acknowledge.remote(1, rank, step)
+            for link in links:
+                link.acknowledge.remote(1, rank, step)
 
     def _take(self, link: Any, slots: list[int], step: int) -> asyncio.Task[None]:
         async def taken() -> None:
