@@ -23,7 +23,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -221,7 +221,15 @@ def _figures(seconds: list[float]) -> tuple[float, float, float]:
     return statistics.median(ordered), ordered[int(0.95 * (len(ordered) - 1) + 0.5)], ordered[-1]
 
 
-def disturb(launch: Launch, faults: dict[str, Fault], random_: random.Random, until: float, outcome: Outcome) -> None:
+def dealt(names: list[str], random_: random.Random) -> Iterator[str]:
+    """In an order of chance, and each as often as the others: left to chance alone, one kind may never come."""
+    while True:
+        yield from random_.sample(names, len(names))
+
+
+def disturb(
+    launch: Launch, faults: dict[str, Fault], deal: Iterator[str], random_: random.Random, until: float, outcome: Outcome
+) -> None:
     """Harm a launch again and again until it is done, in spite of all; from `until` on it is left in peace."""
     next_fault = time.monotonic() + random_.uniform(*PAUSE_SECONDS)
     while (status := launch.process.poll()) != 0:
@@ -230,7 +238,7 @@ def disturb(launch: Launch, faults: dict[str, Fault], random_: random.Random, un
             print(f"  gave up at step {launch.step()}; the same command again", flush=True)
             launch.start()
         if launch.step() >= 0 and next_fault < time.monotonic() < until:
-            name = random_.choice(list(faults))
+            name = next(deal)
             # Students of a killed launch go on for a moment, with steps that do not count.
             attempt = launch.attempt() if faults[name] in NEW_ATTEMPT else 0
             before, began = launch.step(), time.monotonic()
@@ -284,9 +292,10 @@ def run(folder: Path, minutes: float, seed: int, without: list[str]) -> Outcome:
         raise RuntimeError(f"the undisturbed launch failed; see {peaceful.output / 'launch.log'}")
     print(f"undisturbed: {time.monotonic() - began:.0f} s", flush=True)
     until = time.monotonic() + 60 * minutes
+    deal = dealt(list(faults), random_)
     while time.monotonic() < until:
         launch = Launch(config, folder / f"run-{len(outcome.verdicts)}", address)
-        disturb(launch, faults, random_, until, outcome)
+        disturb(launch, faults, deal, random_, until, outcome)
         (finding,) = verify(launch.output)
         if finding.verdict is None:
             raise RuntimeError(str(finding))
