@@ -228,7 +228,12 @@ def dealt(names: list[str], random_: random.Random) -> Iterator[str]:
 
 
 def disturb(
-    launch: Launch, faults: dict[str, Fault], deal: Iterator[str], random_: random.Random, until: float, outcome: Outcome
+    launch: Launch,
+    faults: dict[str, Fault],
+    deal: Iterator[str],
+    random_: random.Random,
+    until: float,
+    outcome: Outcome,
 ) -> None:
     """Harm a launch again and again until it is done, in spite of all; from `until` on it is left in peace."""
     next_fault = time.monotonic() + random_.uniform(*PAUSE_SECONDS)
