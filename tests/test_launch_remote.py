@@ -37,6 +37,7 @@ def given(folder: Path) -> list[str]:
     return [*flags, "--output", URL]
 
 
+@pytest.mark.slow
 def test_a_run_by_url_is_done_before_on_another_machine(
     objects: type[Objects], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

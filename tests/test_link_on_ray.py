@@ -200,6 +200,7 @@ def test_a_teacher_that_hangs_is_started_again(bench: Bench) -> None:
 
 @pytest.mark.slow
 def test_a_stopped_process_is_killed_by_ray_and_started_again(bench: Bench) -> None:
+    bench.run(2, {})  # workers tell their process with their first answer
     stopped = bench.pids()[0]
     before = bench.stats()["lost_workers"]
     bench.run(10, {2: lambda: os.kill(stopped, signal.SIGSTOP)})
