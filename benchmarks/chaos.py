@@ -33,7 +33,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import ray
 import torch
-import yaml
 
 from benchmarks.results_table import RESULTS, hardware, versions
 from mtkd_dist.models import read_state_dict
@@ -41,7 +40,7 @@ from mtkd_dist.train.audit import Verdict
 from mtkd_dist.train.checkpoints import Checkpoints
 from mtkd_dist.train.consumption import latest_attempt, log_path
 from mtkd_dist.verify_run import verify
-from tests.nets import TINY, make_aggregator, train_teacher, write_photos
+from tests.nets import write_launch
 
 STEPS, CHECKPOINT_EVERY = 2000, 50
 PAUSE_SECONDS = (2.0, 6.0)
@@ -265,31 +264,10 @@ def _recovered(launch: Launch, before: int, attempt: int, began: float) -> float
     return time.monotonic() - began
 
 
-def write_config(folder: Path) -> Path:
-    """A launch that is nearly nothing but its distil stage."""
-    write_photos(folder / "train", 6)
-    write_photos(folder / "held", 1, side=48)
-    teacher = train_teacher(folder, "given")
-    distil = {"steps": STEPS, "batch_size": 8, "patch": 8, "checkpoint_every": CHECKPOINT_EVERY, "validate_every": 0}
-    config = {
-        "data": [str(folder / "train")],
-        "test": [f"held={folder / 'held'}"],
-        "teachers": [str(teacher.path)],
-        "aggregator": str(make_aggregator(folder, [teacher])),
-        "student": TINY,
-        "scale": 2,
-        "link": {"slot_size": 2},
-        "distil": distil,
-    }
-    file = folder / "run.yaml"
-    file.write_text(yaml.safe_dump(config))
-    return file
-
-
 def run(folder: Path, minutes: float, seed: int, without: list[str]) -> Outcome:
     random_, outcome = random.Random(seed), Outcome()
     faults = {name: fault for name, fault in FAULTS.items() if name not in without}
-    config = write_config(folder)
+    config = write_launch(folder, photos=6, steps=STEPS, batch_size=8, checkpoint_every=CHECKPOINT_EVERY)
     address = ray.get_runtime_context().gcs_address
     began = time.monotonic()
     peaceful = Launch(config, folder / "undisturbed", address)

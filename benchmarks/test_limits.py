@@ -27,8 +27,9 @@ from mtkd_dist.pools.split import Costs, Devices, Split, Step, forecast
 from mtkd_dist.pools.teacher_worker import TeacherJob
 from mtkd_dist.report.limits import Ran, judge, sentence
 from mtkd_dist.train.job import StudentJob
+from mtkd_dist.train.news import Update
 from mtkd_dist.train.probe import run_probe
-from mtkd_dist.train.trainer import Update, run_training
+from mtkd_dist.train.trainer import run_training
 
 SCALE, PATCH, BATCH, SLOT, STEPS = 2, 24, 16, 2, 60
 STEP = Step(BATCH, BATCH // SLOT)

@@ -15,7 +15,8 @@ import torch
 from benchmarks.link_load import PLAN, ManyStudents, ManyTeachers, OneOfMany, WaitingTeacher, links_of
 from benchmarks.results_table import Table
 from mtkd_dist.config.tree import LinkConfig
-from mtkd_dist.train.source import LinkSource, Prefetcher
+from mtkd_dist.train.link_source import LinkSource
+from mtkd_dist.train.source import Prefetcher
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 SLOTS = 4

@@ -41,11 +41,13 @@ from mtkd_dist.pools.device import use_threads
 from mtkd_dist.pools.evaluate import Merged
 from mtkd_dist.pools.placement import Layout, PoolSize, Resources
 from mtkd_dist.pools.render import RenderedTeachers, aggregate_rendering, render, teacher_rendering
-from mtkd_dist.pools.teacher_pool import teacher_pool
+from mtkd_dist.pools.teacher_pool import TeacherPool
 from mtkd_dist.pools.teacher_worker import TeacherFile, TeacherJob
 from mtkd_dist.train.job import StudentJob
-from mtkd_dist.train.source import LinkSource, LocalSource, Share
-from mtkd_dist.train.trainer import Update, run_training
+from mtkd_dist.train.link_source import LinkSource
+from mtkd_dist.train.news import Update
+from mtkd_dist.train.source import LocalSource, Share
+from mtkd_dist.train.trainer import run_training
 from mtkd_kernels import haar_l1_loss
 
 SCALE, PATCH, BATCH, SLOT = 2, 48, 16, 4
@@ -117,7 +119,7 @@ def test_link_alone(bench: Bench, table: Table) -> None:
     student = bench.student(Supervised(), steps=120)
     job = bench.teacher(Supervised(), ())
     config = LinkConfig(slot_size=SLOT)
-    with teacher_pool(job, CPU, 120, student.slots_per_step, config, BoardActor.remote()) as pool:
+    with TeacherPool(job, CPU, 120, student.slots_per_step, config, BoardActor.remote()) as pool:
         share = Share(student.images, student.plan, SLOT, list(range(student.slots_per_step)))
         source = LinkSource(lambda: pool.links, 1, 0, 1, share, torch.device("cpu"))
 

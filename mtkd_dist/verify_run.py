@@ -9,8 +9,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from mtkd_dist.data import ImageStore, Plan
-from mtkd_dist.pools.teacher_worker import cut_slot
+from mtkd_dist.data.store import crop
 from mtkd_dist.pools.wire import checks_of
 from mtkd_dist.stages import manifest
 from mtkd_dist.train.audit import Checks, Verdict, audit
@@ -93,4 +95,4 @@ def _expected(header: Header, run: Path) -> tuple[Callable[[int], Checks] | None
 
 
 def _checks(store: ImageStore, plan: Plan, step: int) -> Checks:
-    return checks_of(cut_slot(store, plan.samples(step), plan.patch)[0])
+    return checks_of(np.stack([crop(store.lr(s.image), s, plan.patch, 1) for s in plan.samples(step)]))

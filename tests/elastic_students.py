@@ -28,6 +28,7 @@ from mtkd_dist.methods import Batch, Losses, Supervised
 from mtkd_dist.pools.placement import Layout, PoolSize
 from mtkd_dist.train import trainer
 from mtkd_dist.train.consumption import Log, read_logs
+from mtkd_dist.train.news import Update
 from mtkd_dist.train.state import TrainState
 from mtkd_dist.verify_run import verify
 from tests.nets import make_job, make_store, make_teacher_job, train_alone
@@ -85,7 +86,7 @@ def wait_for(checkpoints: Path, training: Future[Any], happened: Callable[[Log],
         time.sleep(0.2)
 
 
-def tell(update: trainer.Update) -> None:
+def tell(update: Update) -> None:
     for note in update.notes:
         print(note)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import l1_loss
@@ -93,6 +94,26 @@ def train_teacher(folder: Path, name: str) -> TeacherFile:
     load_strict(network, state.result(), name)
     save_network(teacher.path, network, {"network": TINY, "scale": "2"})
     return teacher
+
+
+def write_launch(folder: Path, photos: int, **distil: object) -> Path:
+    """The configuration file of a launch that is nearly nothing but its distil stage, with `distil` as its settings."""
+    write_photos(folder / "train", photos)
+    write_photos(folder / "held", 1, side=48)
+    teacher = train_teacher(folder, "given")
+    config = {
+        "data": [str(folder / "train")],
+        "test": [f"held={folder / 'held'}"],
+        "teachers": [str(teacher.path)],
+        "aggregator": str(make_aggregator(folder, [teacher])),
+        "student": TINY,
+        "scale": 2,
+        "link": {"slot_size": 2},
+        "distil": {"patch": 8, "validate_every": 0, **distil},
+    }
+    file = folder / "run.yaml"
+    file.write_text(yaml.safe_dump(config))
+    return file
 
 
 def share(job: StudentJob, slots: list[int] | None = None) -> Share:

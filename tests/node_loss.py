@@ -25,10 +25,11 @@ from ray.cluster_utils import Cluster
 from mtkd_dist.config.tree import LinkConfig
 from mtkd_dist.pools.board import BoardActor
 from mtkd_dist.pools.placement import PoolSize
-from mtkd_dist.pools.teacher_pool import teacher_pool
+from mtkd_dist.pools.teacher_pool import TeacherPool
 from mtkd_dist.pools.teacher_worker import TeacherWorker
-from mtkd_dist.train import source as source_module
-from mtkd_dist.train.source import LinkSource, Share
+from mtkd_dist.train import link_source as source_module
+from mtkd_dist.train.link_source import LinkSource
+from mtkd_dist.train.source import Share
 from tests.nets import make_plan, make_store, make_teacher_job
 
 STEPS, LOST_AT = 24, 12
@@ -56,7 +57,7 @@ def main(folder: Path) -> None:
     nodes = [cluster.add_node(num_cpus=1, object_store_memory=200 << 20) for _ in range(2)]
     ray.init(address=cluster.address, log_to_driver=False)
     config = LinkConfig(slot_size=2, window_steps=4, min_teachers=2)
-    with teacher_pool(job, PoolSize(2, cpus=1, gpus=0), STEPS, 2, config, BoardActor.remote()) as pool:
+    with TeacherPool(job, PoolSize(2, cpus=1, gpus=0), STEPS, 2, config, BoardActor.remote()) as pool:
         share = Share(job.images, job.plan, job.slot_size, [0, 1])
         source = LinkSource(lambda: pool.links, 1, 0, 1, share, torch.device("cpu"))
         waits = []

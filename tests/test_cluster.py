@@ -115,6 +115,8 @@ def head(**environ: str) -> Iterator[str]:
     """Address of a cluster of its own, started as on a head node; with a dashboard where `DASHBOARD` is its port."""
     port, dashboard = free_port(), environ.pop("DASHBOARD", None)
     flags = ["--head", "--block", f"--port={port}", "--num-cpus=2"]
+    # Of its own as well: by default the agent that takes jobs listens where that of any other cluster here does.
+    flags += [f"--dashboard-agent-listen-port={free_port()}"]
     flags += [f"--dashboard-port={dashboard}"] if dashboard else ["--include-dashboard=false"]
     # Ray's sockets lie in it, whose paths must be short.
     with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder:

@@ -15,7 +15,7 @@ from mtkd_dist.pools.placement import Layout, PoolSize
 from mtkd_dist.pools.split import Devices, Split
 from mtkd_dist.report.progress import Progress
 from mtkd_dist.stages.course import Course
-from mtkd_dist.train.trainer import StudentShares, Update
+from mtkd_dist.train.news import StudentShares, Update
 from tests.nets import make_job, make_store
 
 RANK_0, RANK_1 = PoolShares(0.8, 0.2, 0.0), PoolShares(0.5, 0.5, 0.0)

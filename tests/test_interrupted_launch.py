@@ -11,32 +11,15 @@ from pathlib import Path
 import pytest
 import ray
 import torch
-import yaml
 
 from mtkd_dist import launch, verify_run
 from mtkd_dist.models import read_state_dict
 from mtkd_dist.train.consumption import read_logs
-from tests.nets import TINY, make_aggregator, train_teacher, write_photos
+from tests.nets import write_launch
 
 
 def write_config(folder: Path) -> Path:
-    """A launch that is nearly nothing but its distil stage."""
-    write_photos(folder / "train", 4)
-    write_photos(folder / "held", 1, side=48)
-    teacher = train_teacher(folder, "given")
-    config = {
-        "data": [str(folder / "train")],
-        "test": [f"held={folder / 'held'}"],
-        "teachers": [str(teacher.path)],
-        "aggregator": str(make_aggregator(folder, [teacher])),
-        "student": TINY,
-        "scale": 2,
-        "link": {"slot_size": 2},
-        "distil": {"steps": 400, "batch_size": 4, "patch": 8, "checkpoint_every": 20, "validate_every": 0, "ema": 0.9},
-    }
-    file = folder / "run.yaml"
-    file.write_text(yaml.safe_dump(config))
-    return file
+    return write_launch(folder, photos=4, steps=400, batch_size=4, checkpoint_every=20, ema=0.9)
 
 
 def logged_steps(output: Path) -> int:

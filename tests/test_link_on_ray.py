@@ -26,12 +26,14 @@ from mtkd_dist.methods import Aggregation, Batch, FrozenNetworks
 from mtkd_dist.pools.board import BoardActor
 from mtkd_dist.pools.link import LinkError
 from mtkd_dist.pools.placement import Layout, PoolSize
-from mtkd_dist.pools.teacher_pool import TeacherPool, teacher_pool
+from mtkd_dist.pools.teacher_pool import TeacherPool
 from mtkd_dist.pools.teacher_worker import TeacherJob, TeacherWorker
 from mtkd_dist.pools.wire import unpack
 from mtkd_dist.train import trainer
+from mtkd_dist.train.link_source import LinkSource
 from mtkd_dist.train.loop import train
-from mtkd_dist.train.source import LinkSource, Share
+from mtkd_dist.train.news import Update
+from mtkd_dist.train.source import Share
 from mtkd_dist.train.state import TrainState
 from tests.nets import TINY_AGGREGATOR, make_job, make_store, make_teacher_job, share
 
@@ -140,7 +142,7 @@ def bench(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     job = dataclasses.replace(make_teacher_job(folder), method=FaultyOnce(folder=folder))
     board = BoardActor.remote()
     config = LinkConfig(slot_size=2, hang_seconds=8, min_teachers=2)
-    with teacher_pool(job, TWO, STEPS, 2, config, board) as pool:
+    with TeacherPool(job, TWO, STEPS, 2, config, board) as pool:
         yield Bench(pool, job, folder, board)
 
 
@@ -244,19 +246,17 @@ def test_a_link_killed_in_the_middle_of_a_training_changes_no_weight(
         num_teachers=1,
     )
     pools: list[TeacherPool] = []
-    start = trainer.teacher_pool
 
-    @contextlib.contextmanager
-    def watched(*args: Any) -> Iterator[TeacherPool]:
-        with start(*args) as pool:
-            pools.append(pool)
-            yield pool
+    class Watched(TeacherPool):
+        def __enter__(self) -> TeacherPool:
+            pools.append(self)
+            return super().__enter__()
 
-    monkeypatch.setattr(trainer, "teacher_pool", watched)
+    monkeypatch.setattr(trainer, "TeacherPool", Watched)
     seen: list[int] = []
     notes: list[str] = []
 
-    def on_update(update: trainer.Update) -> None:
+    def on_update(update: Update) -> None:
         if update.records and not seen:
             ray.kill(pools[0].link)
         seen.extend(record["step"] for record in update.records)
@@ -296,7 +296,7 @@ def test_a_deadly_sample_ends_the_run_with_its_photograph_or_is_skipped(tmp_path
     honest = TeacherWorker(job)
     name = honest._store.names[sample.image]
     job = dataclasses.replace(job, method=DiesOf(lr=honest.answer(1, 1)[1]["lr"][0].tobytes()))
-    with teacher_pool(job, TWO, 6, 2, LinkConfig(slot_size=2, on_deadly=policy), BoardActor.remote()) as pool:
+    with TeacherPool(job, TWO, 6, 2, LinkConfig(slot_size=2, on_deadly=policy), BoardActor.remote()) as pool:
         both = Share(job.images, job.plan, job.slot_size, [0, 1])
         source = LinkSource(lambda: pool.links, 1, 0, 1, both, torch.device("cpu"))
         source.fetch(0)

@@ -10,8 +10,8 @@ import pytest
 from ray.exceptions import ActorDiedError, GetTimeoutError, ObjectLostError
 
 from mtkd_dist.pools.link import LinkError
-from mtkd_dist.train import source as source_module
-from mtkd_dist.train.source import LinkSource
+from mtkd_dist.train import link_source as source_module
+from mtkd_dist.train.link_source import LinkSource
 
 
 class Call:

@@ -11,8 +11,8 @@ from ray.exceptions import ActorDiedError, GetTimeoutError
 from mtkd_dist.config.shares import PoolShares
 from mtkd_dist.pools import board as board_module
 from mtkd_dist.pools.errors import TrainingFailed
-from mtkd_dist.train import trainer
-from mtkd_dist.train.trainer import Update
+from mtkd_dist.train import news as news_module
+from mtkd_dist.train.news import Update
 
 
 class Call:
@@ -40,8 +40,8 @@ class Pool:
 
 def news_of(monkeypatch: pytest.MonkeyPatch, read: Callable[[int], Any], pool: Pool | None) -> Any:
     monkeypatch.setattr(board_module.ray, "get", lambda call, timeout: call())
-    monkeypatch.setattr(trainer, "spilled_bytes", lambda: 0)
-    return trainer._News(BoardHandle(read), pool, ranks=1)  # type: ignore[arg-type]
+    monkeypatch.setattr(news_module, "spilled_bytes", lambda: 0)
+    return news_module.News(BoardHandle(read), pool, ranks=1)  # type: ignore[arg-type]
 
 
 def test_a_link_that_does_not_answer_hides_no_news_and_its_last_numbers_stay(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from mtkd_dist.methods import Aggregation, Batch, Losses, Supervised
 from mtkd_dist.pools.board import BoardActor
 from mtkd_dist.pools.errors import TrainingFailed
 from mtkd_dist.pools.placement import Layout, PoolSize
-from mtkd_dist.pools.teacher_pool import TeacherPool, teacher_pool
+from mtkd_dist.pools.teacher_pool import TeacherPool
 from mtkd_dist.pools.teacher_worker import TeacherJob
 from mtkd_dist.train.job import StudentJob
 from mtkd_dist.train.state import TrainState
@@ -38,7 +38,7 @@ def job(tmp_path: Path) -> TeacherJob:
 
 
 def start_pool(job: TeacherJob, pool: PoolSize, config: LinkConfig) -> AbstractContextManager[TeacherPool]:
-    return teacher_pool(job, pool, 6, job.plan.batch_size // job.slot_size, config, BoardActor.remote())
+    return TeacherPool(job, pool, 6, job.plan.batch_size // job.slot_size, config, BoardActor.remote())
 
 
 def attach(pool: TeacherPool, job: TeacherJob, attempt: int = 1) -> int:

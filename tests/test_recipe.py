@@ -20,9 +20,9 @@ from mtkd_dist.methods import Batch, Losses, Supervised
 from mtkd_dist.pools.precision import Autocast, compute_dtype
 from mtkd_dist.train.checkpoints import to_cpu
 from mtkd_dist.train.job import StudentJob
+from mtkd_dist.train.news import Failure
 from mtkd_dist.train.nonfinite import LISTED, NonFiniteLoss, explain
 from mtkd_dist.train.state import TrainState
-from mtkd_dist.train.trainer import Failure
 from tests.nets import make_job, make_store, nan_for, train_alone
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")

@@ -18,7 +18,8 @@ from mtkd_dist.pools.board import BoardActor
 from mtkd_dist.pools.errors import TrainingFailed
 from mtkd_dist.pools.placement import Layout, PoolSize
 from mtkd_dist.train.job import StudentJob
-from mtkd_dist.train.trainer import Update, run_training
+from mtkd_dist.train.news import Update
+from mtkd_dist.train.trainer import run_training
 from mtkd_dist.train.validation import ValidationJob
 from mtkd_dist.train.validator import MAX_WAITING, ask, validator, wait_until_idle
 from tests.nets import make_job, make_store, nan_for

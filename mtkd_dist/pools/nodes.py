@@ -6,7 +6,6 @@ import time
 from typing import TypeAlias
 
 import ray
-from ray._private.state import available_resources_per_node
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mtkd_dist.pools.placement import Layout
@@ -35,6 +34,9 @@ def teacher_strategies(layout: Layout) -> list[SchedulingStrategy] | None:
     alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
     if teachers is None or teachers.gpus or students.cpus < 1 or len(alive) < 2:
         return None
+    # Not public: only here, so that a release of Ray without it takes no run with it that does not come by.
+    from ray._private.state import available_resources_per_node
+
     deadline = time.monotonic() + SETTLE_SECONDS
     while True:
         free = {node: there.get("CPU", 0) for node, there in available_resources_per_node().items() if node in alive}

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import ray
@@ -33,33 +33,19 @@ REMIND_SECONDS = 60.0
 logger = logging.getLogger(__name__)
 
 
-@contextlib.contextmanager
-def teacher_pool(
-    job: TeacherJob,
-    pool: PoolSize,
-    steps: int,
-    slots_per_step: int,
-    config: LinkConfig,
-    board: ActorHandle,
-    strategies: Sequence[SchedulingStrategy] | None = None,
-) -> Iterator[TeacherPool]:
-    """Teacher workers and their links, for as long as the block lasts. The teachers work once a student attaches.
+class TeacherPool(contextlib.AbstractContextManager["TeacherPool"]):
+    """Teacher workers and their links, for as long as a `with` block lasts; `heal` keeps them running in it.
 
-    `board` tells students where the links are. The block is entered once `config.min_teachers` workers have loaded,
-    and one for each link.
-    `strategies`: of Ray, one a worker; None: Ray decides where they run.
-    Errors: TrainingFailed when a worker cannot load its networks, or when the cluster has no room for the first ones.
+    The block is entered once `config.min_teachers` workers have loaded, and one for each link. The teachers work once
+    a student attaches.
+
+    Args:
+        board: tells students where the links are.
+        strategies: of Ray, one a worker; None: Ray decides where they run.
+
+    Errors on entering: TrainingFailed when a worker cannot load its networks, or when the cluster has no room for the
+    first ones.
     """
-    running = TeacherPool(job, pool, steps, slots_per_step, config, board, strategies)
-    try:
-        running.start()
-        yield running
-    finally:
-        running.kill()
-
-
-class TeacherPool:
-    """Handles of a running teacher pool; `heal` keeps it running."""
 
     def __init__(
         self,
@@ -69,7 +55,7 @@ class TeacherPool:
         slots_per_step: int,
         config: LinkConfig,
         board: ActorHandle,
-        strategies: Sequence[SchedulingStrategy] | None,
+        strategies: Sequence[SchedulingStrategy] | None = None,
     ) -> None:
         self._job = job
         self._pool = pool
@@ -77,45 +63,31 @@ class TeacherPool:
         self._slots_per_step = slots_per_step
         self._config = config
         self._board = board
+        self._strategies = strategies or ["DEFAULT"] * pool.workers
         self._concurrency = 2 if pool.gpus and has_real_gpus() else 1
-        actor = ray.remote(TeacherWorker)
-        options = {
-            "num_cpus": pool.cpus,
-            "num_gpus": pool.gpus,
-            "max_restarts": -1,
-            "max_task_retries": 0,
-            "max_concurrency": self._concurrency,
-        }
-        self.workers: dict[str, ActorHandle] = {
-            f"teacher-{i}": actor.options(scheduling_strategy=strategy, **options).remote(job)
-            for i, strategy in enumerate(strategies or ["DEFAULT"] * pool.workers)
-        }
+        self.workers: dict[str, ActorHandle] = {}
         self.links: list[ActorHandle] = []
         self._totals = LinkTotals()
-        self._loading = {worker.ping.remote(): name for name, worker in self.workers.items()}
+        self._loading: dict[Any, str] = {}
         self._ends: list[Any] = []
         self._reminded = time.monotonic()
+
+    def __enter__(self) -> TeacherPool:
+        try:
+            self._start_workers()
+            self._start_links()
+        except BaseException:
+            self._kill()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._kill()
 
     @property
     def link(self) -> ActorHandle:
         """The first link, which is the only one unless `config.shards` says otherwise."""
         return self.links[0]
-
-    def start(self) -> None:
-        """Errors: TrainingFailed."""
-        shards = min(self._config.shards, self._pool.workers, self._slots_per_step)
-        needed = min(self._config.min_teachers, self._pool.workers)
-        deadline = time.monotonic() + PLACEMENT_SECONDS
-        while len(loaded := self._loaded()) < needed or not all_served(loaded, shards):
-            if time.monotonic() > deadline:
-                raise TrainingFailed(
-                    f"{self._still_loading()}. Is something else using the cluster? Ask for fewer (--num-gpus)"
-                )
-            ray.wait(list(self._loading), timeout=1)
-            self._look_at_loading()
-        self.links = [self._new_link(shard, shards) for shard in range(shards)]
-        self._ends = [link.run.remote() for link in self.links]
-        answer_of_board(self._board.announce.remote(self.links))
 
     def heal(self) -> None:
         """To be called often: a dead link gets a successor, and workers that have not started are spoken of.
@@ -126,7 +98,7 @@ class TeacherPool:
         ended, _ = ray.wait(self._ends, num_returns=len(self._ends), timeout=0)
         for shard in sorted(self._ends.index(end) for end in ended):
             self._totals.died(shard)
-            self.links[shard] = self._new_link(shard, len(self.links))
+            self.links[shard] = self._new_link(shard)
             self._ends[shard] = self.links[shard].run.remote()
             _say(self._board, "the link died: another one has taken its place, and what was lost is answered again")
         if ended:
@@ -136,12 +108,44 @@ class TeacherPool:
         """Of all links together, and of those that they replaced; see `Link.stats`. Errors: those of `ray.get`."""
         return self._totals.seen(ray.get([link.stats.remote() for link in self.links], timeout=timeout))
 
-    def kill(self) -> None:
+    def _start_workers(self) -> None:
+        """Errors: TrainingFailed."""
+        actor = ray.remote(TeacherWorker)
+        options = {
+            "num_cpus": self._pool.cpus,
+            "num_gpus": self._pool.gpus,
+            "max_restarts": -1,
+            "max_task_retries": 0,
+            "max_concurrency": self._concurrency,
+        }
+        for i, strategy in enumerate(self._strategies):
+            self.workers[f"teacher-{i}"] = actor.options(scheduling_strategy=strategy, **options).remote(self._job)
+        self._loading = {worker.ping.remote(): name for name, worker in self.workers.items()}
+        needed = min(self._config.min_teachers, self._pool.workers)
+        deadline = time.monotonic() + PLACEMENT_SECONDS
+        while len(loaded := self._loaded()) < needed or not all_served(loaded, self._shards):
+            if time.monotonic() > deadline:
+                raise TrainingFailed(
+                    f"{self._still_loading()}. Is something else using the cluster? Ask for fewer (--num-gpus)"
+                )
+            ray.wait(list(self._loading), timeout=1)
+            self._look_at_loading()
+
+    def _start_links(self) -> None:
+        self.links = [self._new_link(shard) for shard in range(self._shards)]
+        self._ends = [link.run.remote() for link in self.links]
+        answer_of_board(self._board.announce.remote(self.links))
+
+    @property
+    def _shards(self) -> int:
+        return min(self._config.shards, self._pool.workers, self._slots_per_step)
+
+    def _kill(self) -> None:
         for handle in [*self.links, *self.workers.values()]:
             ray.kill(handle)
 
-    def _new_link(self, shard: int, shards: int) -> ActorHandle:
-        job, config = self._job, self._config
+    def _new_link(self, shard: int) -> ActorHandle:
+        job, config, shards = self._job, self._config, self._shards
         state = LinkState(
             plan=job.plan.digest,
             steps=self._steps,

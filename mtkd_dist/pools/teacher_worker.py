@@ -171,6 +171,9 @@ class TeacherWorker:
             sample=torch.from_numpy(lr).to(self._device).float().div_(255),
             aggregator_digest=job.aggregator_digest,
         )
+        if self._device.type == "cuda":
+            # Made on the default stream, used on others.
+            torch.cuda.synchronize(self._device)
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._streams = threading.local()
         self._turn: AbstractContextManager[object] = (

@@ -14,7 +14,7 @@ from mtkd_dist.report.limits import Ran, link_text
 from mtkd_dist.report.progress import Progress
 from mtkd_dist.tracking.tracker import StageRun
 from mtkd_dist.train.job import StudentJob
-from mtkd_dist.train.trainer import Update
+from mtkd_dist.train.news import Update
 
 NOBODY = PoolShares(0.0, 0.0, 0.0)
 

@@ -6,43 +6,20 @@ global batch does not depend on the number of ranks.
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import queue
 import threading
-import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-import ray
 import torch
-from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError
 from torch import Tensor
 
 from mtkd_dist.data import ImageStore, Plan, Sample
 from mtkd_dist.methods import Batch
-from mtkd_dist.pools.errors import root_cause
-from mtkd_dist.pools.link import LinkError
-from mtkd_dist.pools.shards import split_slots
 from mtkd_dist.pools.teacher_worker import cut_slot, describe, open_images
 from mtkd_dist.pools.wire import Answer, checks_of, unpack
-
-logger = logging.getLogger(__name__)
-
-NEW_LINK_SECONDS = 60.0
-"""So long a student waits for another link in the place of a dead one."""
-SILENT_SECONDS = 60.0
-"""A link that tells not even its own numbers within this time is given up."""
-POLL_SECONDS = 0.2
-READ_SECONDS, READ_FACTOR = 2.0, 20.0
-"""Answers that take longer to read than this, and than this many times what the slowest of the last reads took, are
-made again."""
-FIRST_READ_SECONDS, READS_NEEDED = 60.0, 5
-"""The same while fewer reads are known."""
-UNREADABLE = (ObjectLostError, RayActorError, GetTimeoutError)
 
 
 def slots_of_rank(slots_per_step: int, rank: int, world_size: int) -> list[int]:
@@ -127,151 +104,6 @@ class LocalSource:
 
     def done(self, step: int) -> None:
         pass
-
-
-class LinkSource:
-    """Takes answers of the teacher pool from the links, as one rank of one attempt of the student group.
-
-    The links are asked for a step before the answers of the step before it are read, so that nobody waits for the
-    question to travel. What they say of it, errors too, counts when that step is fetched.
-
-    Args:
-        find_links: returns the handles of the `LinkActor`s as they are now. When one of them has died, they are asked
-            for again, and attached to at the step that is needed next.
-        attempt: fences off students of smaller numbers.
-
-    Errors of `fetch`: LinkError when the links cannot deliver, StaleAttempt when a newer attempt has attached.
-    """
-
-    def __init__(
-        self,
-        find_links: Callable[[], list[Any]],
-        attempt: int,
-        rank: int,
-        world_size: int,
-        share: Share,
-        device: torch.device,
-        channels_last: bool = False,
-    ) -> None:
-        self.share = share
-        self._find_links = find_links
-        self._attempt = attempt
-        self._rank = rank
-        self._world_size = world_size
-        self._device = device
-        self._channels_last = channels_last
-        self._links: list[Any] = []
-        self._ahead: dict[int, list[Any]] = {}
-        self._read_seconds: deque[float] = deque(maxlen=50)
-
-    def fetch(self, step: int) -> Batch:
-        return batch_of(self._take(step), self._device, self._channels_last)
-
-    def done(self, step: int) -> None:
-        # Nobody waits for this: a late acknowledgement only keeps its step in memory a little longer.
-        for link in self._links:
-            link.acknowledge.remote(self._attempt, self._rank, step)
-
-    def _take(self, step: int) -> list[Answer]:
-        dead_since: float | None = None
-        patience = self._patience_seconds()
-        while True:
-            try:
-                if not self._links:
-                    self._links = self._attach(step)
-                refs = self._ask(step)
-                self._ahead = {step + 1: self._call("take", step + 1, self.share.slots)}
-                answers, unreadable = self._read(refs, patience)
-                if not unreadable:
-                    return answers
-                # The node that held them is gone, or does not answer: the teachers do it again.
-                logger.warning("step %d: the answers of slots %s cannot be read and are made again", step, unreadable)
-                patience *= 2
-                dead_since = None
-                # With them the links drop what the same workers made for later steps.
-                self._ahead = {}
-                _answers_of(self._links, self._call("lost", step, unreadable))
-            except RayActorError as error:
-                self._links, self._ahead = [], {}
-                dead_since = dead_since or time.monotonic()
-                if time.monotonic() - dead_since > NEW_LINK_SECONDS:
-                    raise LinkError(
-                        f"the link died and no other took its place within {NEW_LINK_SECONDS:g} s (step {step}): is "
-                        f"the process that started the run still there? {root_cause(error)}"
-                    ) from error
-                time.sleep(POLL_SECONDS)
-
-    def _attach(self, step: int) -> list[Any]:
-        links = self._find_links()
-        plan = self.share.plan.digest
-        calls = [link.attach.remote(self._attempt, self._rank, self._world_size, step, plan) for link in links]
-        _answers_of(links, calls)
-        return links
-
-    def _ask(self, step: int) -> dict[int, Any]:
-        """Slot -> reference, in order. Those that are left out are noted, and not in it."""
-        calls = self._ahead.pop(step, None) or self._call("take", step, self.share.slots)
-        taken = [ref for refs in _answers_of(self._links, calls) for ref in refs]
-        refs = {slot: ref for slot, ref in zip(self.share.slots, taken, strict=True) if ref is not None}
-        if not refs:
-            raise LinkError(
-                f"all samples of rank {self._rank} at step {step} are skipped (link.on_deadly: skip), so there is "
-                "nothing to train it on. Begin the stage anew (--on-change restart) with a smaller link.slot_size, "
-                "which skips fewer samples at a time, or take fewer student workers"
-            )
-        # As of this time: a new link asks the teachers again for what an earlier one had given up.
-        self.share.skipped.pop(step, None)
-        if len(refs) < len(taken):
-            self.share.skipped[step] = [slot for slot in self.share.slots if slot not in refs]
-        return refs
-
-    def _call(self, method: str, step: int, slots: list[int]) -> list[Any]:
-        """Call every link that has some of `slots` with those; returns where their answers will be."""
-        runs = split_slots(slots, self.share.slots_per_step, len(self._links))
-        calls = zip(self._links, runs, strict=True)
-        return [getattr(link, method).remote(self._attempt, step, run) for link, run in calls if run]
-
-    def _read(self, refs: dict[int, Any], patience: float) -> tuple[list[Answer], list[int]]:
-        """The answers, or the slots of those that cannot be read."""
-        began = time.monotonic()
-        try:
-            answers = ray.get(list(refs.values()), timeout=patience)
-        except UNREADABLE:
-            return [], [slot for slot, ref in refs.items() if not _is_readable(ref)]
-        self._read_seconds.append(time.monotonic() - began)
-        return answers, []
-
-    def _patience_seconds(self) -> float:
-        """Ray notices the death of a node after 12 s; who waits for an answer on it should not wait for that."""
-        if len(self._read_seconds) < READS_NEEDED:
-            return FIRST_READ_SECONDS
-        return max(READ_SECONDS, READ_FACTOR * max(self._read_seconds))
-
-
-def _answers_of(links: list[Any], calls: list[Any]) -> list[Any]:
-    """What the links answer, however long the teachers take: only a link that does not speak at all is given up.
-
-    Errors: LinkError then; those of the calls.
-    """
-    while True:
-        with contextlib.suppress(GetTimeoutError):
-            answers: list[Any] = ray.get(calls, timeout=SILENT_SECONDS)
-            return answers
-        try:
-            ray.get([link.stats.remote() for link in links], timeout=SILENT_SECONDS)
-        except GetTimeoutError as error:
-            raise LinkError(
-                f"the link lives and has not answered for {SILENT_SECONDS:g} s: its process hangs, or the network to "
-                "its node, where the run was started, does; look at its log there and give the same command again"
-            ) from error
-
-
-def _is_readable(ref: Any) -> bool:
-    try:
-        ray.get(ref, timeout=0.1)
-    except UNREADABLE:
-        return False
-    return True
 
 
 class Prefetcher:

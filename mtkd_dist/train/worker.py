@@ -19,9 +19,10 @@ from mtkd_dist.train.attempt import Attempt
 from mtkd_dist.train.cached_source import CachedSource
 from mtkd_dist.train.checkpoints import CheckpointError
 from mtkd_dist.train.job import StudentJob
+from mtkd_dist.train.link_source import LinkSource
 from mtkd_dist.train.loop import train
 from mtkd_dist.train.nonfinite import NonFiniteLoss
-from mtkd_dist.train.source import LinkSource, LocalSource, Share, Source, slots_of_rank
+from mtkd_dist.train.source import LocalSource, Share, Source, slots_of_rank
 from mtkd_dist.train.state import TrainState
 from mtkd_dist.train.validator import ask
 
