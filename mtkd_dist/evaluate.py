@@ -20,6 +20,7 @@ from typing import NoReturn
 import torch
 from rich.console import Console
 
+from mtkd_dist.command import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE
 from mtkd_dist.config.load import ConfigError
 from mtkd_dist.config.tree import ClusterConfig
 from mtkd_dist.data import find_photos
@@ -51,7 +52,6 @@ from mtkd_dist.stages.photos_to_score import (
 )
 from mtkd_dist.stages.scores import Row, digits_of, mean_rows
 
-EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 EXTRAS: tuple[Extra, ...] = ("rgb", *PERCEPTUAL)
 OUTPUTS = ("csv", "json", "markdown")
 EXAMPLE = """example:

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import fcntl
 import functools
-import logging
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
+from mtkd_dist.command import EXIT_INTERRUPTED, EXIT_USAGE, work_in
 from mtkd_dist.config.load import ConfigError, dump_config, load_config
 from mtkd_dist.config.tree import Config
 from mtkd_dist.data.remote import cache_folder, is_remote
 from mtkd_dist.models import aggregator_path
 from mtkd_dist.pools.cluster import ClusterError, cluster, sigterm_as_interrupt, unseen
-from mtkd_dist.pools.errors import TrainingFailed, root_cause
-from mtkd_dist.pools.placement import LayoutError, Resources
-from mtkd_dist.report.screen import capture_output
+from mtkd_dist.pools.placement import Resources
 from mtkd_dist.report.tables import summary
 from mtkd_dist.stages.check import check
 from mtkd_dist.stages.inputs import fetched
@@ -35,9 +31,7 @@ from mtkd_dist.stages.split import FILE as PLAN
 from mtkd_dist.stages.teacher_spec import parse_teachers
 from mtkd_dist.tracking.tracker import Tracker
 
-EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 LOG = "launch.log"
-logger = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -57,34 +51,12 @@ def _main(argv: Sequence[str]) -> int:
     except (ConfigError, MirrorError) as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USAGE
-    with capture_output(output / LOG) as console:
-        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
-        try:
-            with _alone_in(output), mirrored(config.output, output, functools.partial(say, console)):
-                _launch(config, local, output, console)
-        except KeyboardInterrupt:
-            console.print("Interrupted. The same command goes on from the last checkpoint.", highlight=False)
-            raise
-        except Exception as error:
-            logger.exception("the launch failed")
-            # Ours are written for people; of any other, the type says more than the text.
-            ours = isinstance(error, (ValueError, ClusterError, TrainingFailed))
-            text = str(error) if ours else f"{type(error).__name__}: {root_cause(error)}"
-            console.print(f"error: {text}", style="bold red", markup=False, highlight=False)
-            console.print(f"The whole story is in {output / LOG}", highlight=False)
-            return EXIT_USAGE if isinstance(error, LayoutError) else EXIT_FAILED
-    return EXIT_OK
 
+    def work(console: Console) -> None:
+        with mirrored(config.output, output, functools.partial(say, console)):
+            _launch(config, local, output, console)
 
-@contextlib.contextmanager
-def _alone_in(output: Path) -> Iterator[None]:
-    """Two launches into one folder would mix their checkpoints. Errors: ValueError."""
-    with (output / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(f"output: another launch is at work in {output}; wait for it, or give --output") from None
-        yield
+    return work_in(output, LOG, "launch", "Interrupted. The same command goes on from the last checkpoint.", work)
 
 
 def _launch(config: Config, local: Config, output: Path, console: Console) -> None:
