@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mtkd_dist import evaluate, launch
+from mtkd_dist import command, evaluate, launch
 from mtkd_dist.pools.cluster import unseen
 from tests.nets import TINY, make_aggregator, nearest_teacher, write_photos
 from tests.objects import Objects
