@@ -10,10 +10,14 @@ from pathlib import Path
 
 from rich.console import Console
 
-from mtkd_dist.pools.cluster import ClusterError
+from mtkd_dist.config.tree import Config
+from mtkd_dist.data.remote import cache_folder
+from mtkd_dist.models import aggregator_path
+from mtkd_dist.pools.cluster import ClusterError, unseen
 from mtkd_dist.pools.errors import TrainingFailed, root_cause
-from mtkd_dist.pools.placement import LayoutError
+from mtkd_dist.pools.placement import LayoutError, Resources
 from mtkd_dist.report.screen import capture_output
+from mtkd_dist.stages.teacher_spec import parse_teachers
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 logger = logging.getLogger(__name__)
@@ -48,6 +52,21 @@ def work_in(output: Path, log: str, what: str, interrupted: str, work: Callable[
             console.print(f"The whole story is in {output / log}", highlight=False)
             return EXIT_USAGE if isinstance(error, LayoutError) else EXIT_FAILED
     return EXIT_OK
+
+
+def refuse_unseen(local: Config, output: Path, resources: Resources) -> None:
+    """Workers on other nodes read and write the same paths. Errors: ClusterError naming a node that does not see them."""
+    if resources.nodes == 1:
+        return
+    files = [spec.path for spec in parse_teachers(local.teachers)]
+    files += [aggregator_path(local.aggregator), Path(local.student_weights) if local.student_weights else None]
+    files += [Path(folder) if folder else None for folder in (local.images.cache, local.answers.folder)]
+    for node, paths in unseen([output, *(path for path in files if path is not None and path.exists())]).items():
+        raise ClusterError(
+            f"node {node} of the cluster does not see {', '.join(paths)} of this machine; on several nodes, output and "
+            "weights must lie on a file system that all of them share under the same path (copies of what URLs hold "
+            f"lie below {cache_folder()}: set XDG_CACHE_HOME to a shared folder)"
+        )
 
 
 @contextlib.contextmanager

@@ -12,13 +12,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from mtkd_dist.command import EXIT_INTERRUPTED, EXIT_USAGE, work_in
+from mtkd_dist.command import EXIT_INTERRUPTED, EXIT_USAGE, refuse_unseen, work_in
 from mtkd_dist.config.load import ConfigError, dump_config, load_config
 from mtkd_dist.config.tree import Config
-from mtkd_dist.data.remote import cache_folder, is_remote
-from mtkd_dist.models import aggregator_path
-from mtkd_dist.pools.cluster import ClusterError, cluster, sigterm_as_interrupt, unseen
-from mtkd_dist.pools.placement import Resources
+from mtkd_dist.data.remote import is_remote
+from mtkd_dist.pools.cluster import cluster, sigterm_as_interrupt
 from mtkd_dist.report.tables import summary
 from mtkd_dist.stages.check import check
 from mtkd_dist.stages.inputs import fetched
@@ -28,7 +26,6 @@ from mtkd_dist.stages.pipeline import run_stages
 from mtkd_dist.stages.plan_only import show_plan
 from mtkd_dist.stages.run import Run, check_layouts, say
 from mtkd_dist.stages.split import FILE as PLAN
-from mtkd_dist.stages.teacher_spec import parse_teachers
 from mtkd_dist.tracking.tracker import Tracker
 
 LOG = "launch.log"
@@ -73,7 +70,7 @@ def _launch(config: Config, local: Config, output: Path, console: Console) -> No
     try:
         with cluster(config.cluster, lambda text: tell(f"warning: {text}")) as resources, sigterm_as_interrupt():
             tell(f"cluster  {resources.cpus} CPUs, {resources.gpus} GPUs, {resources.nodes} node(s)")
-            _refuse_unseen(local, output, resources)
+            refuse_unseen(local, output, resources)
             # A split that cannot work is refused now, not after images are decoded and teachers trained.
             check_layouts(local, resources)
             stores = prepare_images(local, output, tell)
@@ -97,21 +94,6 @@ def _launch(config: Config, local: Config, output: Path, console: Console) -> No
     run.seconds["all together"] = time.monotonic() - began
     place = config.output if is_remote(config.output) else str(output)
     console.print(summary(rows, run.seconds, _files(place, output), run.limits))
-
-
-def _refuse_unseen(local: Config, output: Path, resources: Resources) -> None:
-    """Workers on other nodes read and write the same paths. Errors: ClusterError."""
-    if resources.nodes == 1:
-        return
-    files = [spec.path for spec in parse_teachers(local.teachers)]
-    files += [aggregator_path(local.aggregator), Path(local.student_weights) if local.student_weights else None]
-    files += [Path(folder) if folder else None for folder in (local.images.cache, local.answers.folder)]
-    for node, paths in unseen([output, *(path for path in files if path is not None and path.exists())]).items():
-        raise ClusterError(
-            f"node {node} of the cluster does not see {', '.join(paths)} of this machine; on several nodes, output and "
-            "weights must lie on a file system that all of them share under the same path (copies of what URLs hold "
-            f"lie below {cache_folder()}: set XDG_CACHE_HOME to a shared folder)"
-        )
 
 
 def _files(place: str, output: Path) -> dict[str, str]:

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import FrameType
 
 import ray
 from ray.exceptions import AuthenticationError
@@ -106,12 +107,18 @@ def sigterm_as_interrupt() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    before = signal.signal(signal.SIGTERM, _interrupt)
     try:
         yield
     finally:
         # None stands for a handler that Python did not install, and cannot put back.
         signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    handler = signal.getsignal(signal.SIGINT)
+    # A job in the background of a shell ignores Ctrl-C, which SIGTERM is not to be ignored with.
+    (handler if callable(handler) else signal.default_int_handler)(number, frame)
 
 
 def resources() -> Resources:

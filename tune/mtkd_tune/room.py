@@ -1,0 +1,58 @@
+"""How much of a cluster each trial gets, how many run at a time, and what the teachers of all of them get. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mtkd_dist.pools.placement import LayoutError, PoolSize, Resources
+from mtkd_tune.tree import SweepConfig
+
+
+@dataclass(frozen=True)
+class Room:
+    cpus: float
+    """Cores of one trial."""
+    gpus: float
+    """Of one trial; a part of one where several share a card."""
+    concurrent: int
+    """Trials at a time."""
+    teachers: PoolSize | None
+    """What the teachers of all trials get; None where their answers are rendered before."""
+
+
+def room_of(sweep: SweepConfig, available: Resources, live: bool) -> Room:
+    """`live`: teachers answer while trials run. Errors: LayoutError where not even one trial fits."""
+    gpus = available.gpus if sweep.num_gpus is None else sweep.num_gpus
+    if gpus > available.gpus:
+        raise LayoutError(
+            f"--num-gpus {gpus}: this cluster has {available.gpus} GPUs (and {available.cpus} CPUs); ask for at most "
+            f"{available.gpus}, leave it out, or name a larger cluster with --address"
+        )
+    of_trial = (1.0 if gpus else 0.0) if sweep.trial.gpus is None else sweep.trial.gpus
+    teachers = _teachers(sweep, available, gpus) if live else None
+    if live and gpus == 1 and sweep.trial.gpus is None:
+        of_trial = 0.5  # the teachers have the other half
+    free_cpus, free_gpus = float(available.cpus), float(gpus)
+    if teachers is not None:
+        free_cpus -= teachers.workers * teachers.cpus
+        free_gpus -= teachers.workers * teachers.gpus
+    # With a hair more: in floating point, three times a third may be less than one.
+    concurrent = int(free_cpus / sweep.trial.cpus + 1e-9)
+    if of_trial:
+        concurrent = min(concurrent, int(free_gpus / of_trial + 1e-9))
+    if concurrent < 1:
+        raise LayoutError(
+            f"a trial wants {sweep.trial.cpus:g} CPUs and {of_trial:g} GPUs (trial.cpus, trial.gpus), and "
+            f"{free_cpus:g} CPUs and {free_gpus:g} GPUs are free for trials; ask for less, or for fewer teachers "
+            "(teacher_gpus, teacher_workers)"
+        )
+    return Room(sweep.trial.cpus, of_trial, min(concurrent, sweep.trial.concurrent or concurrent), teachers)
+
+
+def _teachers(sweep: SweepConfig, available: Resources, gpus: int) -> PoolSize:
+    if not gpus:
+        return PoolSize(sweep.teacher_workers, cpus=1, gpus=0)
+    cpus = min(1.0, available.cpus / (2 * gpus))
+    if gpus == 1:
+        return PoolSize(1, cpus, 0.5)
+    return PoolSize(max(1, gpus // 2) if sweep.teacher_gpus is None else sweep.teacher_gpus, cpus, 1)
