@@ -55,7 +55,7 @@ def work_in(output: Path, log: str, what: str, interrupted: str, work: Callable[
 
 
 def refuse_unseen(local: Config, output: Path, resources: Resources) -> None:
-    """Workers on other nodes read and write the same paths. Errors: ClusterError naming a node that does not see them."""
+    """Workers on other nodes read and write the same paths. Errors: ClusterError naming a node that does not."""
     if resources.nodes == 1:
         return
     files = [spec.path for spec in parse_teachers(local.teachers)]
