@@ -52,8 +52,9 @@ class Reports:
             return
         metrics = {"step": step, "psnr_y": record["validation_psnr_y"]} | self.facts
         if not self._rates:
-            self._report(metrics, None)
+            # Before it is: who dies in between reports it with the next start.
             write_json(self._folder / REPORTED, step)
+            self._report(metrics, None)
         else:
             done, rest = divmod(step * len(self._rates), self._steps)
             if rest:
