@@ -31,7 +31,8 @@ def run_of(**distil: object) -> Any:
     """What of a Run the inputs look at."""
     config = PRESETS["demo"]()
     config = dataclasses.replace(config, distil=dataclasses.replace(config.distil, **distil))  # type: ignore[arg-type]
-    return SimpleNamespace(config=config, images=SimpleNamespace(digest="abc"), validation=SimpleNamespace(digest="d"))
+    stores = {"images": SimpleNamespace(digest="abc"), "validation": SimpleNamespace(digest="d")}
+    return SimpleNamespace(config=config, engine=None, **stores)
 
 
 def training(run: Run, **changes: Any) -> Training:

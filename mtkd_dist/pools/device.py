@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
 
 
@@ -21,3 +24,14 @@ def use_threads(threads: int) -> None:
     # gradients are full of them: in the aggregator they more than doubled the time of a training step.
     torch.set_flush_denormal(True)
     torch.set_num_threads(threads)
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """For what must come out the same whoever computes it: two threads add numbers in another order than one."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -20,7 +20,7 @@ from mtkd_dist.metrics import from_uint8
 from mtkd_dist.models import digest_file
 from mtkd_dist.models.tiling import OVERLAP, TILE, enlarge
 from mtkd_dist.pools.cluster import has_real_gpus
-from mtkd_dist.pools.device import pick_device, use_threads
+from mtkd_dist.pools.device import one_thread, pick_device, use_threads
 from mtkd_dist.pools.evaluate import Merged
 from mtkd_dist.pools.inference import Frozen, inference_dtype, remedy
 from mtkd_dist.pools.photo_workers import hand_out, photo_workers
@@ -57,7 +57,7 @@ def teacher_rendering(
 ) -> Rendering:
     """`digest`: SHA-256 of the teacher's file. Its name plays no part: runs may call it differently."""
     network = {"weights": digest, "input_range": teacher.input_range}
-    arithmetic = _arithmetic(precision)
+    arithmetic = arithmetic_here(precision)
     key = outputs_key(network, images, dtype, arithmetic, TILE, OVERLAP)
     return Rendering(replace(teacher, digest=digest), TeacherOutputs(root, key, images), arithmetic)
 
@@ -138,10 +138,9 @@ class Renderer:
         Errors: ValueError that names network and photograph.
         """
         outputs = rendering.outputs
-        threads = torch.get_num_threads()
         try:
-            torch.set_num_threads(1)
-            image = self._compute(rendering, index)[0]
+            with one_thread():
+                image = self._compute(rendering, index)[0]
             # What float16 cannot hold is no image, whatever it is stored as.
             if not image.half().isfinite().all():
                 dtype = inference_dtype(rendering.precision, self._device)
@@ -149,8 +148,6 @@ class Renderer:
             outputs.write(index, image.permute(1, 2, 0).contiguous().cpu().numpy())
         except (RuntimeError, ValueError) as error:
             raise ValueError(f"{describe(rendering, index)}: {error}") from error
-        finally:
-            torch.set_num_threads(threads)
 
     def _compute(self, rendering: Rendering, index: int) -> Tensor:
         """(1,3,H,W), float32."""
@@ -196,8 +193,8 @@ class RenderWorker:
             self._renderer.render(rendering, index)
 
 
-def _arithmetic(precision: TeacherPrecision) -> TeacherPrecision:
-    """What "auto" means here: the driver's machine may have no GPU."""
+def arithmetic_here(precision: TeacherPrecision) -> TeacherPrecision:
+    """What "auto" means on this cluster: the driver's machine may have no GPU."""
     if precision != "auto":
         return precision
     return "float16" if ray.is_initialized() and has_real_gpus() else "float32"

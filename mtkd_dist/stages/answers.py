@@ -111,9 +111,13 @@ def _render(run: Run, stage: str, renderings: Sequence[Rendering]) -> None:
         raise ValueError(refusal)
     missing = sum(len(one.missing()) for one in outputs)
     names = ", ".join(rendering.network.name for rendering in renderings)
+    if run.engine is None:
+        rendered = render(renderings, run.resources, run.config.num_gpus)
+    else:
+        rendered = run.engine.render(renderings)
     began = time.monotonic()
     with counter(run.console, f"{stage}: {names}, images", max(1, missing)) as advance:
-        for _ in render(renderings, run.resources, run.config.num_gpus):
+        for _ in rendered:
             advance()
     seconds = time.monotonic() - began
     size, rate = total_bytes(outputs), missing / seconds

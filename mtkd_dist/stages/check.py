@@ -153,8 +153,15 @@ def _check_training(name: str, training: TrainingConfig, config: Config) -> None
     for field, least in least_values.items():
         value = getattr(training, field)
         _require(value >= least, f"{name}.{field}", value, f"at least {least}")
-    rate = training.learning_rate
+    rate, rates = training.learning_rate, training.rates
     _require(0 < rate < math.inf, f"{name}.learning_rate", rate, "a number above 0")
+    _require(all(0 < r < math.inf for r in rates), f"{name}.rates", rates, "numbers above 0")
+    _require(
+        not rates or training.steps % len(rates) == 0,
+        f"{name}.rates",
+        rates,
+        f"a number of rates that divides {name}.steps ({training.steps}), for parts of equal length",
+    )
     _require(0 <= training.ema < 1, f"{name}.ema", training.ema, "a decay from 0 (no average) to below 1")
     _require(training.validate_every >= 0, f"{name}.validate_every", training.validate_every, "0 (never) or a number")
     _require(

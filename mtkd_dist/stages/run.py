@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rich.console import Console
+from torch import Tensor
 
 from mtkd_dist.config.tree import Config, TrainingConfig
 from mtkd_dist.data import ImageStore, Plan
 from mtkd_dist.models import aggregator_path
 from mtkd_dist.pools.placement import Layout, LayoutError, Resources, plan_layout
+from mtkd_dist.pools.render import Rendering
 from mtkd_dist.tracking.tracker import Tracker
+
+if TYPE_CHECKING:
+    from mtkd_dist.stages.training import Training
 
 OBJECT_STORE_SHARE = 0.8
 """Part of Ray's object store that waiting answers may fill."""
@@ -22,6 +29,22 @@ def say(console: Console, text: str) -> None:
     """A line for the screen, and for the log: whoever reads the log later wants to see both in their order."""
     logging.getLogger("mtkd_dist").info(text)
     console.print(text, highlight=False, markup=False)
+
+
+class Engine(Protocol):
+    """Who trains and renders in the place of the pools. What is done before and after is the stages' own: what is
+    skipped, where it goes on, what it leaves."""
+
+    def train(self, run: Run, training: Training, checkpoints: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Train to the end, going on from the newest checkpoint in the folder `checkpoints`.
+
+        Returns the weights on the CPU, and what the manifest is to say of the course.
+        """
+        ...
+
+    def render(self, renderings: Sequence[Rendering]) -> Iterator[tuple[str, int]]:
+        """As `mtkd_dist.pools.render.render`."""
+        ...
 
 
 @dataclass
@@ -41,6 +64,8 @@ class Run:
     """Wall time of the stages that ran, in their order."""
     limits: dict[str, str] = field(default_factory=dict)
     """What limited the stages that ran, and what to change: a sentence each."""
+    engine: Engine | None = None
+    """None: the pools of the cluster."""
 
     def say(self, text: str) -> None:
         """A line for the screen, and for the log."""

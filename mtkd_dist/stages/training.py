@@ -73,7 +73,7 @@ class Training:
             "network": self.network,
             "scale": run.config.scale,
             "method": [type(self.method).__name__, dataclasses.asdict(self.method)],  # type: ignore[call-overload]
-            "training": {k: v for k, v in dataclasses.asdict(self.config).items() if k not in WEIGHTLESS},
+            "training": _weighty(self.config),
             "images": run.images.digest,
             "seed": run.config.seed,
             "teachers": [[t.name, self.teacher_digests[t.name], t.input_range] for t in self.teachers],
@@ -99,6 +99,12 @@ class Training:
             return {}
         photographs = run.validation.digest if run.validation is not None else None
         return {"result": "best", "validate_every": self.config.validate_every, "validation": photographs}
+
+
+def _weighty(config: TrainingConfig) -> dict[str, Any]:
+    """The settings that weights depend on: of `rates` and what they replace, only what is in force."""
+    unused = ("learning_rate", "halve_at") if config.rates else ("rates",)
+    return {key: value for key, value in dataclasses.asdict(config).items() if key not in WEIGHTLESS + unused}
 
 
 def check_results(run: Run) -> None:
@@ -138,7 +144,8 @@ def train_stage(run: Run, training: Training, write: Callable[[dict[str, Tensor]
     if training.rendered is not None:
         prepare(run, training.rendered)
     began = time.monotonic()
-    weights, summary = _train(run, training, checkpoints)
+    train = _train if run.engine is None else run.engine.train
+    weights, summary = train(run, training, checkpoints)
     relative = [path.relative_to(run.output).as_posix() for path in write(weights)]
     run.seconds[training.stage] = time.monotonic() - began
     manifest.write(
@@ -195,6 +202,14 @@ def jobs_of(run: Run, training: Training, layout: Layout) -> tuple[StudentJob, T
     return student, teacher
 
 
+def validation_of(run: Run, training: Training, student: StudentJob, checkpoints: Path) -> ValidationJob | None:
+    """None where nothing is held out, or no score is wanted."""
+    if run.validation is None or not training.config.validate_every:
+        return None
+    teachers = training.teachers if training.trains_aggregator else ()
+    return ValidationJob(student, run.validation.folder, teachers, checkpoints / BEST, training.metadata)
+
+
 def _train(run: Run, training: Training, checkpoints: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     config, job_config = run.config, training.config
     asks_pool = training.method.needs_teachers and training.rendered is None
@@ -203,10 +218,7 @@ def _train(run: Run, training: Training, checkpoints: Path) -> tuple[dict[str, T
         layout, chosen = choose_layout(run, training.stage, job_config, functools.partial(jobs_of, run, training))
     run.say(f"{training.stage}: {training.network} on {layout}")
     student, teacher = jobs_of(run, training, layout)
-    validation = None
-    if run.validation is not None and job_config.validate_every:
-        teachers = training.teachers if training.trains_aggregator else ()
-        validation = ValidationJob(student, run.validation.folder, teachers, checkpoints / BEST, training.metadata)
+    validation = validation_of(run, training, student, checkpoints)
     tracked = run.tracker.stage(training.stage)
     tracked.params({"network": training.network, "layout": str(layout)} | dataclasses.asdict(job_config))
     with Progress(run.console, training.stage, job_config.steps) as progress:

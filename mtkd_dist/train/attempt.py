@@ -14,6 +14,24 @@ from mtkd_dist.train.job import StudentJob
 from mtkd_dist.train.state import TrainState
 
 
+def begin(
+    job: StudentJob, folder: Path, rank: int, world_size: int, device: torch.device, say: Callable[[str], None]
+) -> tuple[TrainState, Attempt]:
+    """The training on `device` as it stands in `folder`, and the attempt that goes on with it. For the arguments see
+    `Attempt`."""
+    training = job.training
+    model = job.build().to(device)
+    if training.channels_last:
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    state = TrainState(model, training)
+    attempt = Attempt(job, folder, rank, world_size, device, say)
+    attempt.load(state)
+    if training.compile:
+        # In place, so that the keys of the state dict stay.
+        state.model.compile()
+    return state, attempt
+
+
 class Attempt:
     """What one rank does about resuming. All ranks carry the number that rank 0 drew and the step that it chose.
 
@@ -70,6 +88,13 @@ class Attempt:
             raise CheckpointError(f"the last checkpoint could not be written for {LAST_SECONDS:g} s: {why}")
         if self._rank == 0:
             self._writer.missing(state.step, why)
+
+    def written(self) -> None:
+        """Returns once the last checkpoint that was asked for is on disk, or was told to be missing.
+
+        Errors: Superseded.
+        """
+        self._writer.wait()
 
     def close(self) -> None:
         self._log.close()

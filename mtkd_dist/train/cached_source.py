@@ -16,9 +16,17 @@ from mtkd_dist.methods import Batch, Method
 from mtkd_dist.pools.render import RenderedTeachers, Renderer, Rendering
 from mtkd_dist.pools.teacher_worker import cut_slot, open_images
 from mtkd_dist.pools.wire import checks_of, unpack
-from mtkd_dist.train.source import Share
+from mtkd_dist.train.job import StudentJob
+from mtkd_dist.train.source import LocalSource, Share, Source
 
 logger = logging.getLogger(__name__)
+
+
+def source_of_files(job: StudentJob, share: Share, device: torch.device, tell: Callable[[str], None]) -> Source:
+    """For a job that nobody answers: the rank cuts its samples itself, and what its method asks for was rendered."""
+    if job.rendered is None:
+        return LocalSource(share, device, job.training.channels_last)
+    return CachedSource(share, job.method, job.rendered, device, job.training.channels_last, tell)
 
 
 class CachedSource:

@@ -168,7 +168,7 @@ class CheckpointWriter:
 
         Errors: Superseded, CheckpointError.
         """
-        self._wait()
+        self.wait()
         copied = to_cpu(state)
         if last:
             self._insist(step, copied)
@@ -182,7 +182,8 @@ class CheckpointWriter:
             f"{self._whole}"
         )
 
-    def _wait(self) -> None:
+    def wait(self) -> None:
+        """Until nothing is being written. Errors: what went wrong, but for OSError, of which `say` was told."""
         self._jobs.join()
         if self._error is not None:
             raise self._error
@@ -240,7 +241,7 @@ def to_cpu(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.detach().to("cpu", copy=True)
     if isinstance(value, dict):
-        copied = copy.copy(value)  # of the same kind: an OrderedDict, or the Counter of a schedule
+        copied = copy.copy(value)  # of the same kind, such as an OrderedDict
         for key, item in value.items():
             copied[key] = to_cpu(item)
         return copied

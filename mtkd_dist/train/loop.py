@@ -48,7 +48,7 @@ def train(
     student = Autocast(network, dtype)
     records = Records(Autocast(state.model, dtype), method, source, config.batch_size, post)
     state.model.train()
-    if state.step and _due(state.step, config.validate_every, config.steps):
+    if state.step and due(state.step, config.validate_every, config.steps):
         validate()
     records.ready()
     for step, batch in Prefetcher(source, state.step, config.steps):
@@ -70,8 +70,8 @@ def train(
         consumed(step, batch.checks, source.share.skipped.get(step, ()))
         source.done(step)
         records.add(step, learning_rate, losses, gradient_norm, batch)
-        validates = _due(state.step, config.validate_every, config.steps)
-        saves = _due(state.step, config.checkpoint_every, config.steps)
+        validates = due(state.step, config.validate_every, config.steps)
+        saves = due(state.step, config.checkpoint_every, config.steps)
         records.end(step, flush=saves or validates)
         if validates:
             validate()
@@ -80,5 +80,6 @@ def train(
         records.ready()
 
 
-def _due(step: int, every: int, last: int) -> bool:
+def due(step: int, every: int, last: int) -> bool:
+    """Whether what is done every `every` steps (0: never), and at the end, is done after `step` steps."""
     return every > 0 and (step % every == 0 or step == last)

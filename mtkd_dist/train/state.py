@@ -8,41 +8,39 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Adam
-from torch.optim.lr_scheduler import MultiStepLR
 
 from mtkd_dist.config.tree import TrainingConfig
 
 
 class TrainState:
-    """Model, EMA, optimizer, schedule and the next step of the plan.
+    """Model, EMA, optimizer and the next step of the plan.
 
     Weights and EMA never take a step that is not finite, nor any after it: the device itself decides that, so that
-    nobody has to wait for it. Randomness needs no place here: `seed_step` makes it a function of (seed, step, rank).
+    nobody has to wait for it. Schedule and randomness need no place here: `learning_rate` is a function of
+    (configuration, step), and `seed_step` makes randomness one of (seed, step, rank).
     """
 
     def __init__(self, model: nn.Module, config: TrainingConfig) -> None:
         self.model = model
-        self._ema_decay = config.ema
+        self._config = config
         self.ema = copy.deepcopy(model).requires_grad_(False) if config.ema > 0 else None
         # The fused kernels are those that heed `found_inf`.
-        self.optimizer = Adam(model.parameters(), lr=config.learning_rate, fused=True)
-        self.scheduler = MultiStepLR(
-            self.optimizer, sorted({max(1, int(share * config.steps)) for share in config.halve_at}), gamma=0.5
-        )
+        self.optimizer = Adam(model.parameters(), lr=learning_rate(config, 0), fused=True)
         self.step = 0
         self._stopped = torch.zeros((), device=next(model.parameters()).device)
         """1 from the first gradient on that was not finite; on the device."""
 
     @property
     def learning_rate(self) -> float:
-        return float(self.optimizer.param_groups[0]["lr"])
+        """Of the next step."""
+        return learning_rate(self._config, self.step)
 
     def update(self, gradient_norm: Tensor) -> None:
-        """One step with the gradients that the model holds: weights, schedule, EMA, and the plan's next step."""
+        """One step with the gradients that the model holds: weights, EMA, and the plan's next step."""
         self._stopped = torch.maximum(self._stopped, (~gradient_norm.isfinite()).float())
         self.optimizer.found_inf = self._stopped  # type: ignore[attr-defined]
+        self.optimizer.param_groups[0]["lr"] = self.learning_rate
         self.optimizer.step()
-        self.scheduler.step()
         if self.ema is not None:
             self._average(self.ema)
         self.step += 1
@@ -62,7 +60,7 @@ class TrainState:
             torch._foreach_copy_(averages, values)
             return
         changes = torch._foreach_sub(values, averages)
-        torch._foreach_mul_(changes, (1 - self._ema_decay) * (1 - self._stopped))
+        torch._foreach_mul_(changes, (1 - self._config.ema) * (1 - self._stopped))
         torch._foreach_add_(averages, changes)
 
     def result(self) -> dict[str, Tensor]:
@@ -76,10 +74,10 @@ class TrainState:
             "model": self.model.state_dict(),
             "ema": None if self.ema is None else self.ema.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "scheduler": self.scheduler.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Older checkpoints hold a "scheduler" too, which says nothing that the configuration does not."""
         self.step = state["step"]
         self.model.load_state_dict(state["model"])
         if self.ema is not None:
@@ -90,7 +88,14 @@ class TrainState:
                 if moment.shape == parameter.shape:
                     # The fused kernels read both as they lie in memory, and one may come from a run in channels_last.
                     moments[name] = torch.empty_like(parameter).copy_(moment)
-        self.scheduler.load_state_dict(state["scheduler"])
+
+
+def learning_rate(config: TrainingConfig, step: int) -> float:
+    """Adam's rate of a step, counted from 0: of its part where there are `rates`, else halved at `halve_at`."""
+    if config.rates:
+        return config.rates[min(step * len(config.rates) // config.steps, len(config.rates) - 1)]
+    halvings = {max(1, int(share * config.steps)) for share in config.halve_at}
+    return config.learning_rate * 0.5 ** sum(at <= step for at in halvings)
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:

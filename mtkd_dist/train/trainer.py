@@ -17,7 +17,6 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from mtkd_dist.config.tree import LinkConfig
-from mtkd_dist.models import read_state_dict
 from mtkd_dist.pools.board import BoardActor
 from mtkd_dist.pools.cluster import has_real_gpus
 from mtkd_dist.pools.errors import TrainingFailed, root_cause
@@ -30,7 +29,7 @@ from mtkd_dist.train.checkpoints import Checkpoints
 from mtkd_dist.train.job import StudentJob
 from mtkd_dist.train.news import News, Update
 from mtkd_dist.train.state import TrainState
-from mtkd_dist.train.validation import ValidationJob
+from mtkd_dist.train.validation import ValidationJob, best_weights
 from mtkd_dist.train.validator import validator, wait_until_idle
 from mtkd_dist.train.worker import student_worker
 
@@ -112,9 +111,7 @@ def run_training(
                 steps = ", ".join(map(str, lost))
                 news.say(on_update, f"validations after step {steps} are lost, because the validator died; see the log")
     if student.training.result == "best":
-        if validation is None or not validation.best.exists():
-            raise TrainingFailed(f"result=best, but no validation in {folder} came to a score; the log has the reason")
-        return read_state_dict(validation.best)
+        return best_weights(validation, folder)
     return _result(student, Checkpoints(folder), functools.partial(news.say, on_update))
 
 

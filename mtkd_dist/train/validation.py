@@ -15,7 +15,8 @@ from torch import Tensor
 
 from mtkd_dist.data import ImageStore
 from mtkd_dist.metrics import from_uint8, psnr_y, to_uint8
-from mtkd_dist.models import load_strict, read_metadata, save_network
+from mtkd_dist.models import load_strict, read_metadata, read_state_dict, save_network
+from mtkd_dist.pools.errors import TrainingFailed
 from mtkd_dist.pools.teacher_worker import TeacherFile, load_networks
 from mtkd_dist.train.job import StudentJob
 
@@ -38,6 +39,13 @@ class ValidationJob:
     """File of the best weights so far."""
     metadata: Mapping[str, str]
     """Of the file that the stage ends with, so that this one loads like it."""
+
+
+def best_weights(job: ValidationJob | None, folder: Path) -> dict[str, Tensor]:
+    """Of the training in `folder`, for `result: best`. Errors: TrainingFailed where there are none."""
+    if job is None or not job.best.exists():
+        raise TrainingFailed(f"result=best, but no validation in {folder} came to a score; the log has the reason")
+    return read_state_dict(job.best)
 
 
 class Validation:

@@ -1,0 +1,116 @@
+"""Who trains and renders for the stages of a trial: this process."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from mtkd_dist.pools.device import pick_device
+from mtkd_dist.pools.placement import Layout, PoolSize
+from mtkd_dist.pools.render import Renderer, Rendering
+from mtkd_dist.pools.teacher_worker import TeacherJob
+from mtkd_dist.report.progress import Progress
+from mtkd_dist.stages.course import Course
+from mtkd_dist.stages.manifest import write_json
+from mtkd_dist.stages.run import Run
+from mtkd_dist.stages.training import Training, jobs_of, validation_of
+from mtkd_dist.train.alone import Sources, train_alone
+from mtkd_dist.train.job import StudentJob
+from mtkd_dist.train.news import Update
+from mtkd_tune.shared import LiveTeachers
+
+SCORES = "scores.json"
+"""Beside the checkpoints: the records of all validations so far, whichever trial made them."""
+
+
+class OneProcess:
+    """An `Engine`.
+
+    Args:
+        name: of the trial.
+        pool: what it reserved.
+        begins: called before each training, with its stage and the folder of its checkpoints.
+        scored: hears of each validation of a training, with its stage; first of those that are known from before.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        pool: PoolSize,
+        live: LiveTeachers | None,
+        begins: Callable[[str, Path], None],
+        scored: Callable[[str, dict[str, Any], Path], None],
+    ) -> None:
+        self._name = name
+        self._pool = pool
+        self._live = live
+        self._begins = begins
+        self._scored = scored
+
+    def train(self, run: Run, training: Training, checkpoints: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The summary also says which trial "trained_by" it was, and the "validations"."""
+        stage = training.stage
+        self._begins(stage, checkpoints)
+        asks = training.method.needs_teachers and training.rendered is None
+        layout = Layout(self._pool, self._live.pool if asks and self._live is not None else None)
+        run.say(f"{stage}: {training.network} on {layout}")
+        student, teacher = jobs_of(run, training, layout)
+        scores = {record["step"]: record for record in _read(checkpoints / SCORES)}
+        for record in list(scores.values()):
+            self._scored(stage, record, checkpoints)
+        with contextlib.ExitStack() as stack:
+            progress = stack.enter_context(Progress(run.console, stage, training.config.steps))
+            tracked = run.tracker.stage(stage)
+            course = Course(stage, layout, student, run.config.link, progress, tracked, run.say)
+
+            def validated(record: dict[str, Any]) -> None:
+                scores[record["step"]] = record
+                write_json(checkpoints / SCORES, list(scores.values()))
+                course.update(_update(validations=[record]))
+                self._scored(stage, record, checkpoints)
+
+            weights = train_alone(
+                student,
+                checkpoints,
+                validation_of(run, training, student, checkpoints),
+                validated,
+                lambda note: course.update(_update(notes=[note])),
+                None if teacher is None else stack.enter_context(self._sources(student, teacher)),
+                lambda records: course.update(_update(records=records)),
+            )
+        return weights, course.summary() | {"trained_by": self._name, "validations": list(scores.values())}
+
+    def render(self, renderings: Sequence[Rendering]) -> Iterator[tuple[str, int]]:
+        renderer = Renderer(pick_device(self._pool.gpus > 0))
+        for rendering in renderings:
+            rendering.outputs.create()
+            for index in rendering.outputs.missing():
+                if not rendering.outputs.has(index):  # another trial may have been faster
+                    renderer.render(rendering, index)
+                yield rendering.network.name, index
+
+    def _sources(self, student: StudentJob, teacher: TeacherJob) -> contextlib.AbstractContextManager[Sources]:
+        assert self._live is not None
+        return self._live.sources(student, teacher)
+
+
+def _update(
+    records: Sequence[dict[str, Any]] = (),
+    validations: Sequence[dict[str, Any]] = (),
+    notes: Sequence[str] = (),
+) -> Update:
+    return Update(list(records), None, {}, list(validations), list(notes))
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    """[] where there is none yet."""
+    try:
+        found: list[dict[str, Any]] = json.loads(path.read_text())
+    except FileNotFoundError:
+        return []
+    return found

@@ -1,0 +1,96 @@
+"""What all trials of a sweep share: made once by its driver, as plain data that travels to every trial."""
+
+from __future__ import annotations
+
+import dataclasses
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from mtkd_dist.config.tree import Config
+from mtkd_dist.models import aggregator_path
+from mtkd_dist.pools.placement import PoolSize
+from mtkd_dist.pools.render import arithmetic_here
+from mtkd_dist.pools.teacher_worker import TeacherJob
+from mtkd_dist.stages.answers import outputs_folder
+from mtkd_dist.stages.run import Run
+from mtkd_dist.stages.teachers import ReadyTeachers
+from mtkd_dist.train.alone import Sources
+from mtkd_dist.train.job import StudentJob
+from mtkd_tune.tree import SweepConfig
+
+
+class LiveTeachers(Protocol):
+    """One pool of teachers that answers all trials; what a trial holds of it travels."""
+
+    pool: PoolSize
+
+    def sources(self, student: StudentJob, teacher: TeacherJob) -> AbstractContextManager[Sources]:
+        """Where the batches of one training come from, for as long as the block lasts."""
+        ...
+
+
+@dataclass(frozen=True)
+class Shared:
+    sweep: SweepConfig
+    """Its `trial.gpus` is a number."""
+    config: Config
+    """Of which trials differ by what is searched; its paths are absolute."""
+    output: Path
+    """Folder of the sweep."""
+    images: Path
+    """Folder of the `ImageStore` that is trained on."""
+    validation: Path
+    """Folder of that by which trials are scored."""
+    teachers: ReadyTeachers
+    live: LiveTeachers | None = None
+    """None: the teachers' images are rendered."""
+
+    @property
+    def parts(self) -> int:
+        """Of the target's training, each with a learning rate of its own; 0 without pbt."""
+        return self.sweep.pbt.parts if self.sweep.scheduler == "pbt" else 0
+
+    def trial_folder(self, name: str) -> Path:
+        return self.output / "trials" / name
+
+    def aggregator_folder(self, key: str) -> Path:
+        return self.output / "aggregators" / key
+
+
+def share(run: Run, teachers: ReadyTeachers, sweep: SweepConfig, live: LiveTeachers | None = None) -> Shared:
+    """What trials need of the driver's `run`, whose output is the folder of the sweep.
+
+    Errors: ValueError where no trial could have a score.
+    """
+    target, given = sweep.target, aggregator_path(run.config.aggregator)
+    if run.validation is None:
+        raise ValueError(
+            f"images.held_out: none of the {len(run.images)} photographs in data could be put aside to score trials "
+            "by; give more of them, or name some in images.held_out_names"
+        )
+    if not getattr(run.config, target).validate_every:
+        raise ValueError(f"{target}.validate_every: 0 gives trials no score; expected a number of steps")
+    if target == "aggregate" and given is not None:
+        raise ValueError(f"target: aggregate trains aggregators, and one is given ({given}); expected target distil")
+    available = run.resources.gpus if sweep.num_gpus is None else sweep.num_gpus
+    gpus = min(1.0, available) if sweep.trial.gpus is None else sweep.trial.gpus
+    weights = run.config.student_weights
+    return Shared(
+        sweep=dataclasses.replace(sweep, trial=dataclasses.replace(sweep.trial, gpus=gpus)),
+        config=dataclasses.replace(
+            run.config,
+            output=str(run.output),
+            student_weights=weights if weights is None else str(Path(weights).resolve()),
+            aggregator=run.config.aggregator if given is None else str(given.resolve()),
+            # A trial may see another device than the driver did.
+            teacher_precision=arithmetic_here(run.config.teacher_precision),
+            answers=dataclasses.replace(run.config.answers, folder=str(outputs_folder(run))),
+        ),
+        output=run.output,
+        images=run.images.folder.resolve(),
+        validation=run.validation.folder.resolve(),
+        teachers=teachers,
+        live=live,
+    )
