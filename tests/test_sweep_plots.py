@@ -49,10 +49,10 @@ def test_a_stopped_trial_is_complete_as_for_the_search() -> None:
     ]
 
 
-def test_choices_that_are_lists_stand_as_text() -> None:
-    space = {"loss.bands": CategoricalDistribution([[1, 1], [1, 2], None])}  # type: ignore[list-item]
-    study = study_of([row(0, values={"loss.bands": [1, 2]}), row(1, values={"loss.bands": None})], space)
-    assert [trial.params for trial in study.trials] == [{"loss.bands": "[1, 2]"}, {"loss.bands": "None"}]
+def test_a_list_is_told_as_it_was_drawn() -> None:
+    space = {"loss.band_weights": CategoricalDistribution(["[1.0, 1.0]", "[1.0, 2.0]"])}
+    study = study_of([row(0, values={"loss.band_weights": [1.0, 2.0]})], space)
+    assert study.trials[0].params == {"loss.band_weights": "[1.0, 2.0]"}
 
 
 def test_what_the_score_depends_on_is_the_most_important() -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,10 @@ class FakeTrial:
 
     def get_error(self) -> str | None:
         return self.errors or None
+
+
+def _searched(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {"loss.levels": config["loss.levels"]}
 
 
 class FakeClock:
@@ -71,15 +75,6 @@ def test_a_start_that_nobody_ended_counts_up_to_its_last_sign_of_life() -> None:
     ledger.report("a", {"step": 20, "psnr_y": 30.0}, 1003.0)
     (row,) = ledger.rows()
     assert (row.seconds, row.status) == (7.0, "running")
-
-
-def test_a_trial_that_finds_its_own_aggregator_again_has_trained_it() -> None:
-    ledger = Ledger(STEPS)
-    ledger.start("a", {}, 0.0)
-    ledger.report("a", {"step": 10, "psnr_y": 30.0, "aggregator": "ab", "aggregator_trained": True}, 1.0)
-    ledger.start("a", {}, 2.0)
-    row = ledger.report("a", {"step": 20, "psnr_y": 30.0, "aggregator": "ab", "aggregator_trained": False}, 3.0)
-    assert row.aggregator_trained
 
 
 _events = st.lists(
@@ -149,7 +144,7 @@ class Driver:
         self.clock = FakeClock()
         self.trials = [FakeTrial(number, levels=1 + number) for number in range(4)]
         texts = {"student": "edsr-baseline:width=8"}
-        self.track = TrackTrials(self.tracker, STEPS, ["loss.levels"], lambda values: texts, self.clock)
+        self.track = TrackTrials(self.tracker, STEPS, _searched, lambda values: texts, self.clock)
         if state is not None:
             self.track.set_state(state)
 
@@ -292,13 +287,13 @@ def test_a_trial_that_has_not_started_waits(tracked: Tracked) -> None:
 
 
 def test_a_callback_that_tune_pickled_comes_back_as_the_one_at_work(tmp_path: Path) -> None:
-    pickled = pickle.dumps(TrackTrials(Tracker(tmp_path, "e", "r", print), STEPS, [], lambda values: {}))
-    resumed = TrackTrials(Tracker(tmp_path, "e", "r", print), STEPS, [], lambda values: {})
+    pickled = pickle.dumps(TrackTrials(Tracker(tmp_path, "e", "r", print), STEPS, _searched, lambda values: {}))
+    resumed = TrackTrials(Tracker(tmp_path, "e", "r", print), STEPS, _searched, lambda values: {})
     assert pickle.loads(pickled) is resumed
 
 
 def test_a_pickled_callback_without_a_sweep_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pickled = pickle.dumps(TrackTrials(Tracker(tmp_path, "e", "r", print), STEPS, [], lambda values: {}))
+    pickled = pickle.dumps(TrackTrials(Tracker(tmp_path, "e", "r", print), STEPS, _searched, lambda values: {}))
     monkeypatch.setattr(tracking, "_living", [])
     with pytest.raises(RuntimeError, match="make a TrackTrials first"):
         pickle.loads(pickled)

@@ -46,6 +46,8 @@ class TrainingConfig:
     """Adam's learning rate at the start."""
     halve_at: list[float] = field(default_factory=lambda: [0.5, 0.8, 0.9, 0.95])
     """The learning rate is halved at these shares of `steps`."""
+    rates: list[float] = field(default_factory=list)
+    """Learning rates of equal parts of the training, one after the other, instead of learning_rate and halve_at."""
     ema: float = 0.999
     """Decay of the exponential moving average whose weights are the result; 0 keeps the last weights."""
     clip_grad: float = 0.0

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 from mtkd_dist.config.load import dump_config
 from mtkd_dist.config.tree import Config
 from mtkd_dist.stages.teacher_spec import parse_teachers
 from mtkd_tune.ranking import Best
-from mtkd_tune.tree import SweepConfig, Target
+from mtkd_tune.tree import SweepConfig
 
 
-def launch_config(config: Config, rates: list[float], sweep: str, target: Target) -> Config:
+def launch_config(config: Config, rates: Sequence[float], sweep: SweepConfig) -> Config:
     """What a launch needs to repeat a trial beside the sweep's folder, without doing again what the sweep has done.
 
     Teachers that the sweep trained are its files, decoded photographs and rendered images are read in its folder. To
@@ -20,14 +21,14 @@ def launch_config(config: Config, rates: list[float], sweep: str, target: Target
 
     Args:
         config: the trial's own configuration, all searched values in it.
-        rates: with pbt, the learning rates of the target's training; else empty.
-        sweep: output folder of the sweep.
-        target: the training that was searched.
+        rates: with pbt, the learning rates of the parts that the trial was trained in; else empty.
     """
-    folder = Path(sweep).resolve()
+    folder = Path(sweep.output).resolve()
     if rates:
-        training = dataclasses.replace(getattr(config, target), rates=list(rates))
-        config = dataclasses.replace(config, **{target: training})
+        training = getattr(config, sweep.target)
+        # Parts that an interrupted trial did not come to have the rate that it was about to take.
+        rates = [*rates, *[training.learning_rate] * (sweep.pbt.parts - len(rates))]
+        config = dataclasses.replace(config, **{sweep.target: dataclasses.replace(training, rates=rates)})
     if config.images.cache is None:
         config = dataclasses.replace(config, images=dataclasses.replace(config.images, cache=str(folder / "images")))
     if config.answers.folder is None and config.teacher_outputs != "live":
@@ -54,8 +55,8 @@ def best_yaml(config: Config, best: Best, sweep: SweepConfig, date: str) -> str:
     ]
     if row.aggregator:
         head.append(
-            f"It trains the aggregator again. The trial's own is in {sweep.output}/aggregators/{row.aggregator}; "
-            "--aggregator FILE takes it as it is."
+            "It trains the aggregator again; the trial's own is taken as it is by --aggregator "
+            f"{sweep.output}/aggregators/{row.aggregator}/aggregator.safetensors"
         )
-    launch = launch_config(config, row.rates, sweep.output, sweep.target)
+    launch = launch_config(config, row.rates, sweep)
     return "".join(f"# {line}\n" for line in head) + dump_config(launch)

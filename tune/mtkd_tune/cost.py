@@ -1,4 +1,4 @@
-"""What a sweep cost and what it did not have to do twice, as data and as sentences. Pure, but for `teachers_work`."""
+"""What a sweep cost and what it did not have to do twice, as data and as sentences."""
 
 from __future__ import annotations
 
@@ -90,6 +90,12 @@ def sentences(cost: Cost) -> list[str]:
         reasons = "; ".join(f"{reason} ({count}x)" for reason, count in cost.refused.items())
         lines.append(f"combinations that cannot work, not tried: {sum(cost.refused.values())}: {reasons}")
     return lines
+
+
+def aggregators_work(output: Path) -> dict[str, float]:
+    """Name of each aggregator that the sweep in `output` has trained -> seconds of its training."""
+    found = {folder.name: manifest.read(folder / "aggregate") for folder in sorted(output.glob("aggregators/*"))}
+    return {name: one.seconds for name, one in found.items() if one is not None}
 
 
 def teachers_work(output: Path) -> tuple[dict[str, float], int]:

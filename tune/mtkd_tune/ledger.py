@@ -9,6 +9,8 @@ from typing import Any
 
 from mtkd_tune.rows import TrialRow
 
+_FACTS = ("params", "latency_ms", "aggregator", "aggregator_trained", "rates")
+
 
 @dataclass
 class _Clock:
@@ -54,19 +56,10 @@ class Ledger:
         return self._change(name, status="running", values=dict(values), starts=starts, error="")
 
     def report(self, name: str, result: Mapping[str, Any], now: float) -> TrialRow:
-        """A validation: `step`, `psnr_y`, and what else of a row is in it."""
+        """A validation: `step`, `psnr_y`, and of the rest of a row what is in it."""
         self._clocks[name].last = now
-        row = self._rows[name]
-        known = {key: result[key] for key in ("params", "latency_ms", "aggregator") if result.get(key) is not None}
-        if result.get("rates") is not None:
-            known["rates"] = list(result["rates"])
-        # A trial that starts again finds the aggregator that it trained itself before.
-        trained = bool(result.get("aggregator_trained"))
-        if row.aggregator == known.get("aggregator"):
-            trained = trained or row.aggregator_trained
-        return self._change(
-            name, step=int(result["step"]), psnr_y=float(result["psnr_y"]), aggregator_trained=trained, **known
-        )
+        known = {key: result[key] for key in _FACTS if key in result}
+        return self._change(name, step=int(result["step"]), psnr_y=float(result["psnr_y"]), **known)
 
     def end(self, name: str, now: float) -> TrialRow:
         """Trained to the end, or stopped by the scheduler before it."""

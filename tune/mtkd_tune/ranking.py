@@ -46,10 +46,8 @@ def best(rows: Sequence[TrialRow], objectives: Sequence[Objective] = ("psnr_y",)
 
     A stopped trial counts only where none is done, and the note says so. Failed and unfinished ones never count.
     """
-    others = [one for one in objectives if one != "psnr_y"]
-    order = sorted(
-        contenders(rows, ["psnr_y"]), key=lambda row: (*(cost_of(row, o) for o in ["psnr_y", *others]), row.name)
-    )
+    first_psnr: list[Objective] = ["psnr_y", *(one for one in objectives if one != "psnr_y")]
+    order = sorted(contenders(rows, ["psnr_y"]), key=lambda row: (*(cost_of(row, o) for o in first_psnr), row.name))
     if not order:
         return None
     first = order[0]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections import Counter
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
 
 from rich import box
@@ -13,13 +15,13 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from mtkd_dist.report.progress import duration
 from mtkd_dist.report.tables import parameters_text
 from mtkd_tune.ranking import best, ranked
 from mtkd_tune.rows import TrialRow
 from mtkd_tune.tree import Objective
 
 TITLES: dict[Objective, str] = {"psnr_y": "PSNR-Y [dB]", "params": "parameters", "latency_ms": "latency [ms]"}
+_SHORT_TITLES: dict[Objective, str] = {"psnr_y": "PSNR-Y\n[dB]", "params": "params", "latency_ms": "latency\n[ms]"}
 NONE = "–"
 # Names of columns that no key of a configuration has.
 _AFTER = {
@@ -65,25 +67,35 @@ def screen(rows: Sequence[TrialRow], objectives: Sequence[Objective]) -> Rendera
     """The trials from the best to the worst, the best one bold; below, why trials failed and what must be known."""
     names = searched(rows)
     chosen = best(rows, objectives)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    short = _short_titles(names)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
     table.add_column("trial", no_wrap=True)
     table.add_column("status", no_wrap=True)
     for name in names:
-        # A narrow screen breaks a name at its dots.
-        table.add_column(name.replace(".", ".\n"), justify="right", overflow="fold")
+        table.add_column(short[name], justify="right", no_wrap=True)
     table.add_column("step", justify="right")
     for objective in objectives:
-        table.add_column(TITLES[objective].replace(" [", "\n["), justify="right", no_wrap=True)
+        table.add_column(_SHORT_TITLES[objective], justify="right", no_wrap=True)
     table.add_column("time", justify="right")
     for row in ranked(rows):
         cells = [row.name, row.status, *(value_text(row.values.get(name)) for name in names)]
         cells += [str(row.step) if row.psnr_y is not None else NONE]
-        cells += [*(objective_text(row, objective) for objective in objectives), duration(row.seconds)]
+        cells += [
+            *(objective_text(row, objective) for objective in objectives),
+            str(timedelta(seconds=round(row.seconds))),
+        ]
         is_best = chosen is not None and row.name == chosen.row.name
         table.add_row(*(Text(cell, style="bold" if is_best else "") for cell in cells))
     notes = [f"best, in bold: {chosen.row.name}. {chosen.note}".rstrip() if chosen else "No trial has a score yet."]
     notes += [f"{row.name} failed: {row.error}" for row in rows if row.status == "failed"]
     return Group(table, *(Text(note) for note in notes))
+
+
+def _short_titles(names: Sequence[str]) -> dict[str, str]:
+    """Broken into short lines, and without their groups where the rest is unique: many columns fit a narrow screen."""
+    lasts = Counter(name.rpartition(".")[2] for name in names)
+    told = {name: name if lasts[name.rpartition(".")[2]] > 1 else name.rpartition(".")[2] for name in names}
+    return {name: text.replace(".", ".\n").replace("_", "_\n") for name, text in told.items()}
 
 
 def csv_text(rows: Sequence[TrialRow]) -> str:

@@ -102,7 +102,7 @@ class TrackTrials(Callback):
     Args:
         tracker: a started one; the driver closes it.
         steps: of the target's training.
-        searched: names of the searched values in a trial's configuration.
+        values: what Tune holds as a trial's configuration -> its searched values (`Space.values`).
         texts: see `Texts`.
         clock: seconds; replaced in tests.
     """
@@ -111,13 +111,13 @@ class TrackTrials(Callback):
         self,
         tracker: Tracker,
         steps: int,
-        searched: Sequence[str],
+        values: Callable[[Mapping[str, Any]], Mapping[str, Any]],
         texts: Texts,
         clock: Callable[[], float] = time.monotonic,
     ):
         self._ledger = Ledger(steps)
         self._runs = TrialRuns(tracker, texts)
-        self._searched = tuple(searched)
+        self._values = values
         self._clock = clock
         self._began = clock()
         self._earlier_seconds = 0.0
@@ -136,8 +136,8 @@ class TrackTrials(Callback):
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         for other in trials:
-            self._ledger.wait(str(other), self._values(other))
-        self._runs.started(self._ledger.start(str(trial), self._values(trial), self._clock()))
+            self._ledger.wait(str(other), self._values(other.config))
+        self._runs.started(self._ledger.start(str(trial), self._values(trial.config), self._clock()))
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
@@ -147,7 +147,7 @@ class TrackTrials(Callback):
             self._runs.reported(self._ledger.report(str(trial), result, self._clock()))
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        self._ledger.wait(str(trial), self._values(trial))
+        self._ledger.wait(str(trial), self._values(trial.config))
         self._runs.ended(self._ledger.end(str(trial), self._clock()))
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
@@ -155,7 +155,7 @@ class TrackTrials(Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         # Also of a trial whose process could not be started.
-        self._ledger.wait(str(trial), self._values(trial))
+        self._ledger.wait(str(trial), self._values(trial.config))
         self._runs.ended(self._ledger.fail(str(trial), error_text(trial), self._clock()))
 
     def get_state(self) -> dict[str, Any]:
@@ -164,9 +164,6 @@ class TrackTrials(Callback):
     def set_state(self, state: dict[str, Any]) -> None:
         self._ledger.restore(state)
         self._earlier_seconds = state["wall_seconds"]
-
-    def _values(self, trial: Trial) -> dict[str, Any]:
-        return {name: trial.config[name] for name in self._searched if name in trial.config}
 
 
 def error_text(trial: Trial) -> str:
