@@ -73,7 +73,7 @@ def plot_front(rows: Sequence[TrialRow], objectives: Sequence[Objective], path: 
         if along == "params":
             axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.grid(alpha=0.3)
-        axes.margins(0.12)
+        axes.margins(x=0.2, y=0.12)
         axes.legend(loc="best")
     figure.savefig(path, dpi=150)
     return path

@@ -73,10 +73,13 @@ def draw(rows: Sequence[TrialRow], distributions: Mapping[str, BaseDistribution]
     # Optuna draws with pyplot, which would want a display where there is one.
     matplotlib.use("Agg")
     study = study_of(rows, distributions)
-    with matplotlib.rc_context(), warnings.catch_warnings():
-        # Optuna calls these plots experimental, and chooses a style for the whole process.
-        warnings.simplefilter("ignore")
-        return [_importance(study, folder / IMPORTANCE), _parallel(study, folder / PARALLEL)]
+    files = []
+    for plot, name in ((_importance, IMPORTANCE), (_parallel, PARALLEL)):
+        # Optuna chooses a style for the whole process, and calls these plots experimental.
+        with matplotlib.rc_context(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            files.append(plot(study, folder / name))
+    return files
 
 
 def _importance(study: optuna.Study, path: Path) -> Path:
@@ -84,7 +87,7 @@ def _importance(study: optuna.Study, path: Path) -> Path:
 
     axes = plot_param_importances(study, evaluator=_evaluator(), target_name="PSNR-Y")
     axes.set_title(f"What the scores of {len(study.trials)} trials depend on", loc="left", fontsize=11)
-    axes.set_xlabel("share of importance for PSNR-Y [dB] (fANOVA)")
+    axes.set_xlabel("importance: share of the variance of PSNR-Y (fANOVA)")
     axes.set_ylabel("")
     axes.get_legend().remove()
     for bar in axes.patches:
@@ -97,6 +100,7 @@ def _parallel(study: optuna.Study, path: Path) -> Path:
     from optuna.visualization.matplotlib import plot_parallel_coordinate
 
     axes = plot_parallel_coordinate(study, target_name=SCORE)
+    axes.set_title("")
     axes.set_title(f"{len(study.trials)} trials", loc="left", fontsize=11)
     # The whole names: Optuna cuts them after 20 characters.
     names = sorted({name for trial in study.trials for name in trial.params})
@@ -107,6 +111,10 @@ def _parallel(study: optuna.Study, path: Path) -> Path:
             # Optuna's blues begin at white.
             lines.set_cmap("viridis_r")
             lines.set_linewidth(1.8)
+    for other in axes.get_figure().axes:
+        for label in other.get_yticklabels(which="both") if other is not axes else ():
+            # Lines pass behind them.
+            label.set_bbox({"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 1})
     return _save(axes, path, (3.0 + 1.7 * len(names), 5.0))
 
 
