@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from mtkd_dist.tracking.events import Event, merged, metric_rows, param_texts, without_credentials
+from mtkd_dist.tracking.events import Event, merged, metric_rows, param_texts, tag_texts, without_credentials
 from mtkd_dist.tracking.spool import Spool
 from mtkd_dist.tracking.store import RefusedError, Store
 
@@ -42,6 +42,10 @@ class StageRun:
             self._put({"kind": "metrics", "run": self._name, "rows": rows})
         if tags:
             self._put({"kind": "tags", "run": self._name, "tags": tags})
+
+    def tags(self, tags: Mapping[str, str]) -> None:
+        """Words about the run; one that is there already gets the new text."""
+        self._put({"kind": "tags", "run": self._name, "tags": tag_texts(tags)})
 
     def image(self, path: Path, name: str) -> None:
         """An image file as `images/<name>`, with the suffix of `path`. The file is read later: it must stay as it is
@@ -114,6 +118,10 @@ class Tracker:
         self._stages.append(stage)
         self._put({"kind": "run", "run": name, "name": name, "tags": {}, "time_ms": _now_ms()})
         return stage
+
+    def earlier(self, name: str) -> StageRun:
+        """The child run that this start or an earlier one began, as it is: neither continued nor ended by `close`."""
+        return StageRun(self._put, name)
 
     def close(self, status: str = "FINISHED", timeout_seconds: float = 30) -> None:
         """Ends the parent and every unfinished stage with `status` and delivers what waits, for at most
