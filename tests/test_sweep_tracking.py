@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ class FakeTrial:
 
     def __init__(self, number: int, levels: int = 1):
         self.number = number
-        self.config = {"loss.levels": levels, "not.searched": object()}
+        self.config = {"loss.levels": levels}
         self.errors = ""
 
     def __str__(self) -> str:
@@ -31,10 +31,6 @@ class FakeTrial:
 
     def get_error(self) -> str | None:
         return self.errors or None
-
-
-def _searched(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {"loss.levels": config["loss.levels"]}
 
 
 class FakeClock:
@@ -144,7 +140,7 @@ class Driver:
         self.clock = FakeClock()
         self.trials = [FakeTrial(number, levels=1 + number) for number in range(4)]
         texts = {"student": "edsr-baseline:width=8"}
-        self.track = TrackTrials(self.tracker, STEPS, _searched, lambda values: texts, self.clock)
+        self.track = TrackTrials(self.tracker, STEPS, lambda values: texts, clock=self.clock)
         if state is not None:
             self.track.set_state(state)
 
@@ -287,13 +283,13 @@ def test_a_trial_that_has_not_started_waits(tracked: Tracked) -> None:
 
 
 def test_a_callback_that_tune_pickled_comes_back_as_the_one_at_work(tmp_path: Path) -> None:
-    pickled = pickle.dumps(TrackTrials(Tracker(tmp_path, "e", "r", print), STEPS, _searched, lambda values: {}))
-    resumed = TrackTrials(Tracker(tmp_path, "e", "r", print), STEPS, _searched, lambda values: {})
+    pickled = pickle.dumps(TrackTrials(Tracker(tmp_path, "e", "r", print), STEPS, lambda values: {}))
+    resumed = TrackTrials(Tracker(tmp_path, "e", "r", print), STEPS, lambda values: {})
     assert pickle.loads(pickled) is resumed
 
 
 def test_a_pickled_callback_without_a_sweep_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pickled = pickle.dumps(TrackTrials(Tracker(tmp_path, "e", "r", print), STEPS, _searched, lambda values: {}))
+    pickled = pickle.dumps(TrackTrials(Tracker(tmp_path, "e", "r", print), STEPS, lambda values: {}))
     monkeypatch.setattr(tracking, "_living", [])
     with pytest.raises(RuntimeError, match="make a TrackTrials first"):
         pickle.loads(pickled)

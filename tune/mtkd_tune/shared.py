@@ -60,7 +60,7 @@ class Shared:
 
 
 def share(run: Run, teachers: ReadyTeachers, sweep: SweepConfig, live: LiveTeachers | None = None) -> Shared:
-    """What trials need of the driver's `run`, whose output is the folder of the sweep.
+    """What trials need of the driver's `run`, whose output is the folder of the sweep. `sweep.trial.gpus` is a number.
 
     Errors: ValueError where no trial could have a score.
     """
@@ -74,11 +74,9 @@ def share(run: Run, teachers: ReadyTeachers, sweep: SweepConfig, live: LiveTeach
         raise ValueError(f"{target}.validate_every: 0 gives trials no score; expected a number of steps")
     if target == "aggregate" and given is not None:
         raise ValueError(f"target: aggregate trains aggregators, and one is given ({given}); expected target distil")
-    available = run.resources.gpus if sweep.num_gpus is None else sweep.num_gpus
-    gpus = min(1.0, available) if sweep.trial.gpus is None else sweep.trial.gpus
     weights = run.config.student_weights
     return Shared(
-        sweep=dataclasses.replace(sweep, trial=dataclasses.replace(sweep.trial, gpus=gpus)),
+        sweep=sweep,
         config=dataclasses.replace(
             run.config,
             output=str(run.output),

@@ -15,6 +15,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from mtkd_dist.report.progress import duration
 from mtkd_dist.report.tables import parameters_text
 from mtkd_tune.ranking import best, ranked
 from mtkd_tune.rows import TrialRow
@@ -89,6 +90,20 @@ def screen(rows: Sequence[TrialRow], objectives: Sequence[Objective]) -> Rendera
     notes = [f"best, in bold: {chosen.row.name}. {chosen.note}".rstrip() if chosen else "No trial has a score yet."]
     notes += [f"{row.name} failed: {row.error}" for row in rows if row.status == "failed"]
     return Group(table, *(Text(note) for note in notes))
+
+
+def trial_line(row: TrialRow, rows: Sequence[TrialRow], objectives: Sequence[Objective]) -> str:
+    """What became of a trial, in a line for the screen while others still run."""
+    values = ", ".join(f"{name}={value_text(value)}" for name, value in row.values.items())
+    if row.status == "waiting":
+        return f"{row.name}: crashed and is started again: {row.error}"
+    if row.status == "failed":
+        return f"{row.name}: failed ({values}): {row.error}"
+    scores = ", ".join(f"{TITLES[one]} {objective_text(row, one)}" for one in objectives)
+    chosen = best(rows, objectives)
+    first = " (the best so far)" if chosen is not None and chosen.row.name == row.name else ""
+    word = "stopped" if row.status == "stopped" else "done"
+    return f"{row.name}: {word} at step {row.step}, {scores}{first}, {duration(row.seconds)}; {values}"
 
 
 def _short_titles(names: Sequence[str]) -> dict[str, str]:

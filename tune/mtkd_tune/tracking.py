@@ -102,8 +102,8 @@ class TrackTrials(Callback):
     Args:
         tracker: a started one; the driver closes it.
         steps: of the target's training.
-        values: what Tune holds as a trial's configuration -> its searched values (`Space.values`).
         texts: see `Texts`.
+        watch: hears of each trial that crashed or ended, with all rows.
         clock: seconds; replaced in tests.
     """
 
@@ -111,13 +111,13 @@ class TrackTrials(Callback):
         self,
         tracker: Tracker,
         steps: int,
-        values: Callable[[Mapping[str, Any]], Mapping[str, Any]],
         texts: Texts,
+        watch: Callable[[TrialRow, Sequence[TrialRow]], None] = lambda row, rows: None,
         clock: Callable[[], float] = time.monotonic,
     ):
         self._ledger = Ledger(steps)
         self._runs = TrialRuns(tracker, texts)
-        self._values = values
+        self._watch = watch
         self._clock = clock
         self._began = clock()
         self._earlier_seconds = 0.0
@@ -136,8 +136,8 @@ class TrackTrials(Callback):
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         for other in trials:
-            self._ledger.wait(str(other), self._values(other.config))
-        self._runs.started(self._ledger.start(str(trial), self._values(trial.config), self._clock()))
+            self._ledger.wait(str(other), other.config)
+        self._runs.started(self._ledger.start(str(trial), trial.config, self._clock()))
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
@@ -147,16 +147,22 @@ class TrackTrials(Callback):
             self._runs.reported(self._ledger.report(str(trial), result, self._clock()))
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        self._ledger.wait(str(trial), self._values(trial.config))
-        self._runs.ended(self._ledger.end(str(trial), self._clock()))
+        self._ledger.wait(str(trial), trial.config)
+        self._ended(self._ledger.end(str(trial), self._clock()))
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        self._runs.crashed(self._ledger.crash(str(trial), error_text(trial), self._clock()))
+        row = self._ledger.crash(str(trial), error_text(trial), self._clock())
+        self._runs.crashed(row)
+        self._watch(row, self.rows())
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         # Also of a trial whose process could not be started.
-        self._ledger.wait(str(trial), self._values(trial.config))
-        self._runs.ended(self._ledger.fail(str(trial), error_text(trial), self._clock()))
+        self._ledger.wait(str(trial), trial.config)
+        self._ended(self._ledger.fail(str(trial), error_text(trial), self._clock()))
+
+    def _ended(self, row: TrialRow) -> None:
+        self._runs.ended(row)
+        self._watch(row, self.rows())
 
     def get_state(self) -> dict[str, Any]:
         return self._ledger.state() | {"wall_seconds": self.wall_seconds()}

@@ -1,0 +1,252 @@
+"""Whole sweeps on logical GPUs: the command, Ray Tune and the trials' processes."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+import yaml
+
+from mtkd_dist import launch
+from mtkd_dist.command import EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE
+from mtkd_dist.train.consumption import read_logs
+from mtkd_tune import sweep
+from tests.nets import TINY, TINY_AGGREGATOR, make_teacher, train_teacher, write_photos
+
+TRAINING = {"batch_size": 4, "patch": 8, "ema": 0.5, "checkpoint_every": 5, "validate_every": 5}
+SEARCH: dict[str, Any] = {"loss.levels": {"choice": [1, 2]}, "distil.learning_rate": {"loguniform": [1e-4, 1e-2]}}
+
+
+class Sweeps:
+    """Sweeps of nearly nothing, with the same photographs and teachers."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        write_photos(folder / "train", 4)
+        teachers = [train_teacher(folder, "a"), make_teacher(folder, "b", seed=1)]
+        self.launch = {
+            "data": [str(folder / "train")],
+            "test": [],
+            "teachers": [str(teacher.path) for teacher in teachers],
+            "student": TINY,
+            "aggregator": TINY_AGGREGATOR,
+            "scale": 2,
+            "link": {"slot_size": 2},
+            "images": {"held_out": 0.25},
+            "answers": {"folder": str(folder / "answers")},
+            "aggregate": TRAINING | {"steps": 5},
+            "distil": TRAINING | {"steps": 10},
+        }
+
+    def flags(self, name: str, search: dict[str, Any] = SEARCH, **launch: Any) -> list[str]:
+        """The words of a command; `launch` changes keys of the launch's configuration."""
+        settings: dict[str, Any] = {"launch": self.launch | launch, "search": search, "output": str(self.folder / name)}
+        file = self.folder / f"{name}.yaml"
+        file.write_text(yaml.safe_dump(settings))
+        return ["--config", str(file)]
+
+    def rows(self, name: str) -> dict[str, dict[str, str]]:
+        """Of trials.csv, by trial."""
+        with (self.folder / name / "trials.csv").open() as file:
+            return {row["trial"]: row for row in csv.DictReader(file)}
+
+    def aggregators(self, name: str) -> list[str]:
+        return [path.name for path in (self.folder / name / "aggregators").iterdir()]
+
+
+@pytest.fixture(scope="module")
+def sweeps(tmp_path_factory: pytest.TempPathFactory) -> Sweeps:
+    return Sweeps(tmp_path_factory.mktemp("sweeps"))
+
+
+def wait_for(what: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline, "it never came"
+        time.sleep(0.1)
+
+
+def nothing_is_reserved() -> bool:
+    total, free = ray.cluster_resources(), ray.available_resources()
+    return all(free.get(name, 0) == total[name] for name in ("CPU", "GPU"))
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_two_trials_take_turns_on_one_gpu_share_what_is_costly_and_leave_nothing_reserved(sweeps: Sweeps) -> None:
+    flags = sweeps.flags("turns")
+    assert sweep.main([*flags, "--num-samples", "2", "--num-gpus", "1", "--scheduler", "none"]) == EXIT_OK
+    wait_for(nothing_is_reserved)
+    rows = sweeps.rows("turns")
+    assert [row["status"] for row in rows.values()] == ["done", "done"]
+    assert [row["step"] for row in rows.values()] == ["10", "10"]
+    assert len(sweeps.aggregators("turns")) == 1
+    assert sorted(row["aggregator_trained"] for row in rows.values()) == ["false", "true"]
+    first, second = (sweeps.folder / "turns" / "trials" / name / "distil" for name in rows)
+    (began,) = second.glob("checkpoints-*/inputs.json")
+    assert (first / "manifest.json").stat().st_mtime < began.stat().st_mtime
+    best = yaml.safe_load((sweeps.folder / "turns" / "best.yaml").read_text())
+    row = max(rows.values(), key=lambda row: float(row["psnr_y_db"]))
+    assert best["loss"]["levels"] == int(row["loss.levels"])
+    assert best["distil"]["learning_rate"] == float(row["distil.learning_rate"])
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
+def test_the_best_configuration_launches_without_teachers_work(sweeps: Sweeps) -> None:
+    if not (sweeps.folder / "turns" / "best.yaml").exists():
+        assert sweep.main([*sweeps.flags("turns"), "--num-samples", "2", "--num-gpus", "1"]) == EXIT_OK
+    before = {path: path.stat().st_mtime_ns for path in (sweeps.folder / "answers").rglob("*.npy")}
+    assert launch.main(["--config", str(sweeps.folder / "turns" / "best.yaml"), "--num-gpus", "1"]) == EXIT_OK
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert (sweeps.folder / "turns-best" / "student.safetensors").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
+def test_asha_stops_trials_and_frees_what_they_had(sweeps: Sweeps) -> None:
+    flags = sweeps.flags("asha", {"distil.learning_rate": {"choice": [1e-2, 1e-9]}}, distil=TRAINING | {"steps": 40})
+    more = ["--num-samples", "6", "--num-gpus", "2", "--asha.grace-steps", "10", "--asha.reduction-factor", "2"]
+    assert sweep.main([*flags, *more, "--sampler", "random"]) == EXIT_OK
+    wait_for(nothing_is_reserved)
+    rows = sweeps.rows("asha")
+    stopped = [row for row in rows.values() if row["status"] == "stopped"]
+    assert len(rows) == 6
+    assert stopped
+    assert all(int(row["step"]) < 40 for row in stopped)
+    assert json.loads((sweeps.folder / "asha" / "cost.json").read_text())["trials"]["stopped"] == len(stopped)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_trial_that_fails_again_and_again_is_reported_with_its_reason_and_the_others_go_on(sweeps: Sweeps) -> None:
+    flags = sweeps.flags("fails", {"distil.learning_rate": {"choice": [1e-3, 1e30]}})
+    more = ["--num-samples", "4", "--num-gpus", "1", "--scheduler", "none", "--sampler", "random", "--seed", "3"]
+    assert sweep.main([*flags, *more]) == EXIT_OK
+    rows = sweeps.rows("fails")
+    failed = [row for row in rows.values() if row["status"] == "failed"]
+    done = [row for row in rows.values() if row["status"] == "done"]
+    assert len(failed) + len(done) == 4
+    assert failed
+    assert done
+    for row in failed:
+        assert float(row["distil.learning_rate"]) == 1e30
+        assert row["starts"] == "2"
+        assert "not finite" in row["error"]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
+def test_params_against_psnr_gives_a_front(sweeps: Sweeps) -> None:
+    flags = sweeps.flags("front", {"student.width": {"choice": [4, 8, 12]}, "student.blocks": {"int": [1, 2]}})
+    more = ["--num-samples", "4", "--num-gpus", "2", "--scheduler", "none", "--objectives", "psnr_y", "params"]
+    assert sweep.main([*flags, *more]) == EXIT_OK
+    folder = sweeps.folder / "front"
+    assert (folder / "front.md").read_text().count("trial-") >= 1
+    assert (folder / "front.png").stat().st_size > 0
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_population_finds_a_schedule_that_the_best_configuration_holds(sweeps: Sweeps) -> None:
+    flags = sweeps.flags(
+        "pbt", {"distil.learning_rate": {"loguniform": [1e-5, 1e-2]}}, distil=TRAINING | {"steps": 20}
+    )
+    more = ["--scheduler", "pbt", "--pbt.population", "3", "--pbt.parts", "4", "--num-gpus", "2"]
+    assert sweep.main([*flags, *more]) == EXIT_OK
+    wait_for(nothing_is_reserved)
+    rows = sweeps.rows("pbt")
+    assert [row["status"] for row in rows.values()] == ["done"] * 3
+    assert len(yaml.safe_load((sweeps.folder / "pbt" / "best.yaml").read_text())["distil"]["rates"]) == 4
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
+def test_live_teachers_answer_all_trials_and_go_when_the_sweep_ends(sweeps: Sweeps) -> None:
+    flags = sweeps.flags("live", teacher_outputs="live")
+    more = ["--num-samples", "3", "--num-gpus", "3", "--teacher-gpus", "1", "--scheduler", "none"]
+    assert sweep.main([*flags, *more]) == EXIT_OK
+    wait_for(nothing_is_reserved)
+    assert [row["status"] for row in sweeps.rows("live").values()] == ["done"] * 3
+
+
+def start(flags: list[str], log: Path) -> subprocess.Popen[bytes]:
+    environ = os.environ | {"RAY_AUTH_MODE": "disabled"}
+    with log.open("ab") as file:
+        return subprocess.Popen([sys.executable, "-m", "mtkd_tune", *flags], stdout=file, stderr=file, env=environ)
+
+
+def children(parent: int, title: str) -> list[int]:
+    """Processes below `parent` whose title matches."""
+    parents, titles = {}, {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                titles[int(entry.name)] = (entry / "cmdline").read_bytes().decode(errors="replace")
+                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            except OSError:
+                continue
+
+    def below(pid: int) -> bool:
+        while pid in parents and pid != parent:
+            pid = parents[pid]
+        return pid == parent
+
+    return [pid for pid, text in titles.items() if re.search(title, text) and below(pid)]
+
+
+def starts(trial: Path) -> list[int]:
+    """Steps that were done already at each start of a trial's student."""
+    (checkpoints,) = trial.glob("distil/checkpoints-*")
+    return [log.header.start for log in read_logs(checkpoints)]
+
+
+LONG = TRAINING | {"steps": 300, "checkpoint_every": 20, "validate_every": 20}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_a_sweep_that_was_ended_goes_on_with_what_it_had(sweeps: Sweeps, how: signal.Signals) -> None:
+    name = how.name.lower()
+    output, log = sweeps.folder / name, sweeps.folder / f"{name}.log"
+    flags = [*sweeps.flags(name, distil=LONG), "--num-samples", "4", "--scheduler", "none", "--trial.concurrent", "1"]
+    process = start(flags, log)
+    done = output / "trials" / "trial-0001" / "distil" / "manifest.json"
+    wait_for(lambda: done.exists() or process.poll() is not None, 180)
+    wait_for(lambda: bool(list((output / "trials" / "trial-0002").glob("distil/checkpoints-*/step-*.pt"))), 180)
+    os.kill(process.pid, how)
+    status = process.wait(60)
+    assert status == (-signal.SIGKILL if how == signal.SIGKILL else EXIT_INTERRUPTED), log.read_text()
+    if how != signal.SIGKILL:
+        assert sweeps.rows(name)["trial-0001"]["status"] == "done"
+    assert start(flags, log).wait(60) == EXIT_USAGE  # not without --resume
+    before = done.stat().st_mtime_ns
+    assert start([*flags, "--resume"], log).wait(400) == EXIT_OK, log.read_text()
+    rows = sweeps.rows(name)
+    assert [row["status"] for row in rows.values()] == ["done"] * 4
+    assert done.stat().st_mtime_ns == before
+    assert max(starts(output / "trials" / "trial-0002")) > 0
+
+
+@pytest.mark.slow
+def test_a_trial_whose_process_dies_is_started_again_and_goes_on(sweeps: Sweeps) -> None:
+    flags = [*sweeps.flags("dies", distil=LONG), "--num-samples", "1", "--scheduler", "none"]
+    process = start(flags, sweeps.folder / "dies.log")
+    folder = sweeps.folder / "dies" / "trials" / "trial-0001"
+    wait_for(lambda: bool(list(folder.glob("distil/checkpoints-*/step-*.pt"))), 180)
+    (trial,) = children(process.pid, "^ray::ImplicitFunc")
+    os.kill(trial, signal.SIGKILL)
+    assert process.wait(300) == EXIT_OK, (sweeps.folder / "dies.log").read_text()
+    (row,) = sweeps.rows("dies").values()
+    assert (row["status"], row["starts"]) == ("done", "2")
+    assert max(starts(folder)) > 0

@@ -1,0 +1,5 @@
+import sys
+
+from mtkd_tune.sweep import main
+
+sys.exit(main())

@@ -1,0 +1,177 @@
+"""`python -m mtkd_tune`: trainings of aggregator and student with many settings, and teachers that answer once."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import functools
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+
+from mtkd_dist.command import EXIT_INTERRUPTED, EXIT_USAGE, refuse_unseen, work_in
+from mtkd_dist.config.load import ConfigError, flatten
+from mtkd_dist.config.tree import Config
+from mtkd_dist.pools.cluster import cluster, sigterm_as_interrupt
+from mtkd_dist.pools.placement import PoolSize
+from mtkd_dist.stages.answers import prepare, rendered_teachers
+from mtkd_dist.stages.check import check
+from mtkd_dist.stages.inputs import fetched
+from mtkd_dist.stages.manifest import write_text
+from mtkd_dist.stages.photos import prepare_images
+from mtkd_dist.stages.run import Run, say
+from mtkd_dist.stages.teachers import ReadyTeachers, run_teachers
+from mtkd_dist.tracking.tracker import Tracker
+from mtkd_tune.cost import aggregators_work, cost, sentences, teachers_work
+from mtkd_tune.load import base_config, load_sweep
+from mtkd_tune.results import BEST, hand_back
+from mtkd_tune.room import Room, room_of
+from mtkd_tune.rows import TrialRow
+from mtkd_tune.search import check_sweep
+from mtkd_tune.shared import LiveTeachers, Shared, share
+from mtkd_tune.space import Space
+from mtkd_tune.study import run_trials
+from mtkd_tune.table import screen, trial_line
+from mtkd_tune.tracking import TrackTrials, mark_best, track_files
+from mtkd_tune.tree import SweepConfig
+
+LOG = "sweep.log"
+FILE = "sweep.yaml"
+CHANGEABLE = ("resume", "num_gpus", "teacher_gpus", "teacher_workers", "trial.concurrent", "trial.retries")
+"""Settings, beside those of the cluster, that may be others when a sweep goes on."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    try:
+        return _main(sys.argv[1:] if argv is None else argv)
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+
+
+def _main(argv: Sequence[str]) -> int:
+    try:
+        sweep = load_sweep(argv)
+        base = fetched(base_config(sweep), print)
+        check(base)
+        space = Space.parse(sweep.search, base)
+        check_sweep(sweep, base, space)
+        output = Path(sweep.output).resolve()
+        check_folder(sweep, output)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    return work_in(
+        output,
+        LOG,
+        "sweep",
+        "Interrupted. The same command with --resume goes on.",
+        lambda console: run_sweep(sweep, base, space, output, console),
+    )
+
+
+def check_folder(sweep: SweepConfig, output: Path) -> None:
+    """Errors: ConfigError where the folder holds another sweep, or this one and it was not asked to go on."""
+    file = output / FILE
+    if not file.exists():
+        return
+    if not sweep.resume:
+        raise ConfigError(
+            f"output: {output} holds a sweep; go on with it (--resume), or give another --output. To search on with "
+            f"the same rendered answers, set launch.answers.folder to {output / 'teacher-outputs'}"
+        )
+    before, now = (flatten(settings) for settings in (yaml.safe_load(file.read_text()), dataclasses.asdict(sweep)))
+    changed = [
+        f"{key}: {before.get(key)!r} -> {now.get(key)!r}"
+        for key in sorted({*before, *now})
+        if before.get(key) != now.get(key) and key not in CHANGEABLE and not key.startswith("cluster.")
+    ]
+    if changed:
+        raise ConfigError(
+            f"output: the sweep in {output} was begun with other settings ({'; '.join(changed)}), and its trials would "
+            "not compare; resume it with those, or give another --output"
+        )
+
+
+def run_sweep(sweep: SweepConfig, base: Config, space: Space, output: Path, console: Console) -> None:
+    """Errors: KeyboardInterrupt, once what is there is handed back; those of the stages of a launch."""
+    tell = functools.partial(say, console)
+    trials = sweep.pbt.population if sweep.scheduler == "pbt" else sweep.num_samples
+    tell(f"mtkd-tune  {trials} trials, {sweep.sampler}, {sweep.scheduler}, target {sweep.target}, output {sweep.output}")
+    write_text(output / FILE, yaml.safe_dump(dataclasses.asdict(sweep), sort_keys=False))
+    tracker = Tracker(output, "mtkd-tune", output.name, lambda text: tell(f"warning: {text}"))
+    tracker.start(dataclasses.asdict(dataclasses.replace(sweep, resume=False)))
+    status = "FAILED"
+    try:
+        with cluster(sweep.cluster, lambda text: tell(f"warning: {text}")) as resources, sigterm_as_interrupt():
+            tell(f"cluster  {resources.cpus} CPUs, {resources.gpus} GPUs, {resources.nodes} node(s)")
+            refuse_unseen(base, output, resources)
+            live = base.teacher_outputs == "live"
+            room = room_of(sweep, resources, live)
+            sweep = dataclasses.replace(sweep, trial=dataclasses.replace(sweep.trial, gpus=room.gpus))
+            run = Run(base, output, console, tracker, resources, *prepare_images(base, output, tell))
+            teachers = run_teachers(run)
+            if not live:
+                prepare(run, rendered_teachers(run, teachers.files, teachers.digests))
+            with _live_teachers(run, teachers, room.teachers) as hosts:
+                shared = share(run, teachers, sweep, hosts)
+                track = TrackTrials(
+                    tracker,
+                    getattr(base, sweep.target).steps,
+                    space.values,
+                    lambda values: _texts(space.config(base, values)),
+                    lambda row, rows: tell(trial_line(row, rows, sweep.objectives)),
+                )
+                tell(f"trials  {room.concurrent} at a time, {room.cpus:g} CPUs and {room.gpus:g} GPUs each")
+                run_trials(sweep, space, shared, room, output, track)
+        _hand_back(sweep, base, space, output, track, tracker, console)
+        if any(row.status in ("waiting", "running") for row in track.rows()):
+            raise KeyboardInterrupt
+        status = "FINISHED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    finally:
+        tracker.close(status)
+
+
+def _texts(config: Config) -> Mapping[str, str]:
+    return {"aggregator": config.aggregator, "student": config.student}
+
+
+@contextlib.contextmanager
+def _live_teachers(run: Run, teachers: ReadyTeachers, pool: PoolSize | None) -> Iterator[LiveTeachers | None]:
+    """One pool of teachers for all trials; None where their images are rendered."""
+    if pool is None:
+        yield None
+        return
+    raise NotImplementedError
+
+
+def _hand_back(
+    sweep: SweepConfig,
+    base: Config,
+    space: Space,
+    output: Path,
+    track: TrackTrials,
+    tracker: Tracker,
+    console: Console,
+) -> None:
+    rows = track.rows()
+    spent = cost(rows, track.wall_seconds(), *teachers_work(output), aggregators_work(output), refused(output))
+    today = datetime.date.today().isoformat()
+    handed = hand_back(
+        output, rows, sweep, lambda row: space.config(base, row.values), space.distributions(), spent, today
+    )
+    mark_best(tracker, rows, sweep.objectives)
+    track_files(tracker, handed.files)
+    console.print(screen(rows, sweep.objectives))
+    for line in [*sentences(spent), *handed.notes]:
+        say(console, line)
+    if output / BEST in handed.files:
+        say(console, f"python -m mtkd_dist.launch --config {output / BEST}")
