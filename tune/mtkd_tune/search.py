@@ -30,7 +30,6 @@ def searcher(space: Space, sweep: SweepConfig, base: Config) -> FeasibleSearch:
 
     It knows metric and mode: Tune is not to be given them a second time.
     """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     # Optuna's 10 random trials before the first that learns from others would be most of a small sweep.
     random_trials = max(1, min(10, sweep.num_samples // 3))
     sampler: optuna.samplers.BaseSampler = optuna.samplers.RandomSampler(seed=sweep.seed)

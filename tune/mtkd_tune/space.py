@@ -21,6 +21,9 @@ from mtkd_dist.stages.check import check_settings
 from mtkd_dist.stages.training import WEIGHTLESS
 from mtkd_tune.domains import Domain, parse_domain
 
+# Optuna tells of every study that is made, which a user has not asked for.
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
 NETWORKS: dict[str, Callable[[str], NetworkSpec]] = {"aggregator": parse_aggregator, "student": parse_network}
 """Keys whose text is a network with options -> how it is read."""
 
@@ -90,7 +93,7 @@ class Space:
         for role, parse in NETWORKS.items():
             options = {name.partition(".")[2]: value for name, value in values.items() if _role(name) == role}
             if options:
-                config = dataclasses.replace(config, **{role: parse(getattr(config, role)).resized(options)})
+                config = _replaced(config, [role], parse(getattr(config, role)).resized(options))
         return config
 
     def _check_values(self, base: Config) -> None:
