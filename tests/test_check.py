@@ -10,11 +10,12 @@ from mtkd_dist.stages.check import check, named_set
 from tests.nets import TINY, make_teacher
 
 
-def test_the_demo_passes() -> None:
+def test_the_demos_pass() -> None:
     check(load_config([]))
+    check(load_config(["--preset", "demo-sweep"]))
 
 
-@pytest.mark.parametrize("name", [name for name in PRESETS if name != "demo"])
+@pytest.mark.parametrize("name", [name for name in PRESETS if name.startswith("paper")])
 def test_a_paper_preset_asks_for_data_and_passes_with_it(name: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=f"data.*{name}"):
         check(load_config(["--preset", name]))
@@ -38,6 +39,11 @@ def test_a_paper_preset_asks_for_data_and_passes_with_it(name: str, tmp_path: Pa
         (["--aggregate.learning_rate", "-1"], ["aggregate.learning_rate", "-1", "above 0"]),
         (["--distil.batch_size", "6"], ["distil.batch_size", "6", "link.slot_size", "4"]),
         (["--loss.levels", "9"], ["loss.levels", "9", "divisible"]),
+        (["--loss.wavelet", "dbb2"], ["loss.wavelet", "dbb2", "such as 'db2'"]),
+        (["--loss.wavelet", "db20", "--loss.levels", "3"], ["loss.wavelet", "level 3", "fewer levels"]),
+        (["--loss.band_weights", "1", "2"], ["loss.band_weights", "4 numbers", "LL, LH, HL, HH"]),
+        (["--loss.band_weights", "1", "1", "1", "-1"], ["loss.band_weights", "-1", "0 or more"]),
+        (["--loss.band_weights", "0", "0", "0", "0"], ["loss.band_weights", "above 0"]),
         (["--link.max_bytes", "1000"], ["link.max_bytes", "1000", "at least"]),
         (["--num-gpus", "2", "--teacher-gpus", "2", "--student-gpus", "1"], ["num_gpus", "2", "3"]),
         (["--num-gpus", "8", "--teacher-gpus", "0"], ["teacher_gpus", "0", "at least 1"]),
@@ -63,6 +69,10 @@ def test_what_cannot_work_is_refused_naming_key_value_and_what_is_allowed(argv: 
         check(config)
     for word in words:
         assert word in str(error.value)
+
+
+def test_other_wavelets_and_weights_of_bands_pass() -> None:
+    check(load_config(["--loss.wavelet", "db2", "--loss.levels", "2", "--loss.band-weights", "0", "1", "1", "2"]))
 
 
 def test_a_teacher_of_another_scale_is_refused_before_ray_starts(tmp_path: Path) -> None:

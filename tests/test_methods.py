@@ -1,6 +1,11 @@
 from __future__ import annotations
 
+import dataclasses
+import json
+
+import numpy as np
 import pytest
+import pywt
 import torch
 from torch import nn
 
@@ -58,3 +63,28 @@ def test_mtkds_loss_is_the_wavelet_loss_to_the_aggregate_and_a_tenth_of_l1_to_th
     truth = (student(batch.lr) - batch.hr).abs().mean()
     assert losses.total.item() == pytest.approx((wavelet + 0.1 * truth).item())
     assert losses.parts["wavelet"].item() == pytest.approx(wavelet.item())
+
+
+@pytest.mark.parametrize("wavelet", ["haar", "db2"])
+def test_band_weights_count_ll_lh_hl_hh_on_every_level_of_any_wavelet(wavelet: str) -> None:
+    batch = Batch(torch.rand(2, 3, 8, 8), torch.rand(2, 3, 16, 16), {"aggregate": torch.rand(2, 3, 16, 16)})
+    student = Nearest(2)
+    method = MTKD(levels=2, l1_weight=0, wavelet=wavelet, band_weights=[0.5, 1, 2, 4])
+    difference = (student(batch.lr) - batch.signals["aggregate"]).double().numpy()
+    low, *details = pywt.wavedec2(difference, wavelet, mode="periodization", level=2)
+    expected = 0.5 * np.abs(low).mean()
+    for lh, hl, hh in details:
+        expected += (np.abs(lh) + 2 * np.abs(hl) + 4 * np.abs(hh)).mean() / 3
+    assert method.loss(student, batch).total.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_no_band_weights_are_a_one_for_each_band() -> None:
+    batch = Batch(torch.rand(1, 3, 4, 4), torch.rand(1, 3, 8, 8), {"aggregate": torch.rand(1, 3, 8, 8)})
+    plain, ones = (MTKD(levels=2, band_weights=weights).loss(Nearest(2), batch) for weights in ([], [1.0] * 4))
+    assert plain.total.item() == ones.total.item()
+
+
+def test_the_settings_of_the_loss_come_back_from_json_as_they_were() -> None:
+    """Otherwise a finished stage, whose manifest is JSON, would never be done before."""
+    settings = dataclasses.asdict(MTKD(band_weights=[1.0, 0.5, 0.5, 0.25]))
+    assert json.loads(json.dumps(settings)) == settings

@@ -1,7 +1,8 @@
-"""From YAML file and flags to one `Config`; every mistake ends in a `ConfigError` that names key, value and remedy.
+"""From YAML file and flags to a tree of dataclasses; every mistake ends in a `ConfigError` with key, value and remedy.
 
 jsonargparse does the work (types, YAML, nested flags, `--print_config`). Added here: presets as defaults, dashes in
-flags, lists without brackets (`--teachers a.pth edsr`), and the nearest match of a misspelt key or value.
+flags, lists without brackets (`--teachers a.pth edsr`), and the nearest match of a misspelt key or value. `Config` is
+one such tree; that of sweeps is another.
 """
 
 from __future__ import annotations
@@ -13,13 +14,15 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentParser, set_parsing_settings
 
 from mtkd_dist.config.presets import PRESETS
 from mtkd_dist.config.tree import Config
+
+T = TypeVar("T")
 
 SHORT = {"--address": "--cluster.address"}
 
@@ -63,16 +66,46 @@ def load_config(argv: Sequence[str], prog: str = "mtkd_dist.launch") -> Config:
     `--help` and `--print-config` print and raise `SystemExit`, as argparse does.
     Errors: ConfigError (unknown key, wrong type or choice, unreadable file).
     """
-    arguments = _join_lists(_long(_underscores(argv)))
-    preset = _preset_of(arguments)
-    parser = _parser(prog)
-    parser.set_defaults(flatten(dataclasses.asdict(PRESETS[preset]())))
-    _refuse_unknown_flags(arguments)
+    arguments = _arguments(argv, keys_of(Config))
+    preset = _value_of("--preset", arguments) or _file_values(arguments, keys_of(Config)).get("preset", "demo")
+    return load_tree(_preset(preset), argv, prog)
+
+
+def config_of(values: Mapping[str, Any], where: str, preset: str) -> Config:
+    """Of keys that something else holds, nested or dotted, on top of the defaults of their preset, else of `preset`.
+
+    `where` names the holder in errors. Errors: ConfigError as `load_config`.
+    """
+    _refuse_wrong_keys(values, where, keys_of(Config))
+    flat = flatten(values)
+    parser = _parser(_preset(flat.get("preset", preset)), where)
     try:
-        values = parser.parse_args(arguments)
+        return _build(Config, parser.parse_object(flat))
     except argparse.ArgumentError as error:
-        raise ConfigError(_explain(str(error))) from None
-    return _build(Config, values)
+        raise ConfigError(f"{where}: {_explain(str(error), keys_of(Config))}") from None
+
+
+def load_tree(defaults: T, argv: Sequence[str], prog: str, mappings: Mapping[str, type] | None = None) -> T:
+    """The tree of `defaults`, changed by the YAML file that flags name and by flags; as `load_config`.
+
+    `mappings`: those of its keys that are free mappings -> the tree whose keys they may hold. They are kept as they are
+    given, for `config_of`; flags reach into them (--launch.seed 1).
+    """
+    mappings = mappings or {}
+    keys = keys_of(type(defaults))
+    for name, held in mappings.items():
+        keys |= {name: held} | keys_of(held, name + ".")
+    arguments = _arguments(argv, keys)
+    _refuse_unknown_flags(arguments, keys)
+    _file_values(arguments, keys)
+    reaching = {name: _take(arguments, f"--{name}.", keys) for name in mappings}
+    parser = _parser(defaults, prog)
+    try:
+        tree = _build(type(defaults), parser.parse_args(arguments))
+    except argparse.ArgumentError as error:
+        raise ConfigError(_explain(str(error), keys)) from None
+    changed = {name: flatten(getattr(tree, name)) | given for name, given in reaching.items() if given}
+    return dataclasses.replace(tree, **changed)
 
 
 def dump_config(config: Config) -> str:
@@ -80,12 +113,33 @@ def dump_config(config: Config) -> str:
     return yaml.safe_dump(dataclasses.asdict(config), sort_keys=False)
 
 
-def _parser(prog: str) -> ArgumentParser:
+def _preset(name: Any) -> Config:
+    if name not in PRESETS:
+        raise ConfigError(f"preset: {name!r} is unknown; allowed: {', '.join(PRESETS)}.{nearest(name, PRESETS)}")
+    return PRESETS[name]()
+
+
+def _parser(defaults: Any, prog: str) -> ArgumentParser:
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = ArgumentParser(prog=prog, description=Config.__doc__, exit_on_error=False, allow_abbrev=False)
+    parser = ArgumentParser(prog=prog, description=type(defaults).__doc__, exit_on_error=False, allow_abbrev=False)
     parser.add_argument("--config", action="config", help="YAML file with any of these keys; flags win over it.")
-    parser.add_class_arguments(Config, as_group=False)
+    parser.add_class_arguments(type(defaults), as_group=False)
+    parser.set_defaults(_leaves(defaults))
     return parser
+
+
+def _leaves(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Dotted key -> value; a free mapping is a value."""
+    leaves: dict[str, Any] = {}
+    for field in dataclasses.fields(tree):
+        value = getattr(tree, field.name)
+        nested = dataclasses.is_dataclass(value)
+        leaves |= _leaves(value, f"{prefix}{field.name}.") if nested else {prefix + field.name: value}
+    return leaves
+
+
+def _arguments(argv: Sequence[str], keys: Mapping[str, Any]) -> list[str]:
+    return _join_lists(_long(_underscores(argv)), keys)
 
 
 def _underscores(argv: Sequence[str]) -> list[str]:
@@ -99,11 +153,11 @@ def _long(argv: Sequence[str]) -> list[str]:
     return [SHORT.get(flag, flag) + equals + value for flag, equals, value in words]
 
 
-def _join_lists(argv: Sequence[str]) -> list[str]:
+def _join_lists(argv: Sequence[str], keys: Mapping[str, Any]) -> list[str]:
     """`--data a b --plan_only --scale 4` -> `--data ["a", "b"] --plan_only true --scale 4`: what a list flag takes ends
     at the next flag, and a switch without a value is on."""
-    lists = {"--" + key for key, kind in keys_of(Config).items() if get_origin(kind) is list}
-    switches = {"--" + key for key, kind in keys_of(Config).items() if kind is bool}
+    lists = {"--" + key for key, kind in keys.items() if get_origin(kind) is list}
+    switches = {"--" + key for key, kind in keys.items() if kind is bool}
     joined: list[str] = []
     words = list(argv)
     while words:
@@ -123,9 +177,25 @@ def _join_lists(argv: Sequence[str]) -> list[str]:
             if len(items) == 1 and items[0].startswith("[") and items[0].endswith("]"):
                 joined.append(items[0])
             else:
-                kind = get_args(keys_of(Config)[word[2:]])[0]
-                joined.append(json.dumps(items if kind is str else [_number(word, item) for item in items]))
+                (kind,) = get_args(keys[word[2:]])
+                joined.append(json.dumps([_number(word, item) for item in items] if kind is float else items))
     return joined
+
+
+def _take(arguments: list[str], prefix: str, keys: Mapping[str, Any]) -> dict[str, Any]:
+    """Removes flags that begin with `prefix` and their values; returns these under what follows it."""
+    taken: dict[str, Any] = {}
+    kept: list[str] = []
+    words = iter(arguments)
+    for word in words:
+        if not word.startswith(prefix):
+            kept.append(word)
+            continue
+        flag, equals, value = word.partition("=")
+        value = value if equals else next(words, "")
+        taken[flag[len(prefix) :]] = yaml.safe_load(value) if get_origin(keys[flag[2:]]) is list else value
+    arguments[:] = kept
+    return taken
 
 
 def _number(flag: str, word: str) -> float:
@@ -135,20 +205,6 @@ def _number(flag: str, word: str) -> float:
         raise ConfigError(f"{flag[2:]}: {word!r} is not a number.") from None
 
 
-def _preset_of(argv: Sequence[str]) -> str:
-    """The preset that flags or the YAML file name; flags win."""
-    preset = _value_of("--preset", argv)
-    file = _value_of("--config", argv)
-    if file is not None:
-        values = _read_yaml(Path(file))
-        _refuse_wrong_keys(values, file)
-        preset = preset or values.get("preset")
-    preset = "demo" if preset is None else preset
-    if preset not in PRESETS:
-        raise ConfigError(f"preset: {preset!r} is unknown; allowed: {', '.join(PRESETS)}.{nearest(preset, PRESETS)}")
-    return preset
-
-
 def _value_of(flag: str, argv: Sequence[str]) -> str | None:
     for position, word in enumerate(argv):
         if word == flag and position + 1 < len(argv):
@@ -156,6 +212,16 @@ def _value_of(flag: str, argv: Sequence[str]) -> str | None:
         if word.startswith(flag + "="):
             return word.split("=", 1)[1]
     return None
+
+
+def _file_values(argv: Sequence[str], keys: Mapping[str, Any]) -> dict[str, Any]:
+    """What the YAML file says that the flags name; nothing where they name none. Errors: ConfigError for its keys."""
+    file = _value_of("--config", argv)
+    if file is None:
+        return {}
+    values = _read_yaml(Path(file))
+    _refuse_wrong_keys(values, file, keys)
+    return values
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -170,25 +236,24 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
-def _refuse_wrong_keys(values: Mapping[Any, Any], file: str, prefix: str = "") -> None:
+def _refuse_wrong_keys(values: Mapping[Any, Any], where: str, known: Mapping[str, Any], prefix: str = "") -> None:
     """Unknown keys, groups that are no mappings, and empty values where there must be one."""
-    known = keys_of(Config)
     for name, value in values.items():
         key = f"{prefix}{name}"
         if key not in known:
-            raise ConfigError(f"{file}: unknown key {key!r}.{nearest(key, known)} `--help` lists all keys.")
+            raise ConfigError(f"{where}: unknown key {key!r}.{nearest(key, known)} `--help` lists all keys.")
         if dataclasses.is_dataclass(known[key]):
             if not isinstance(value, Mapping):
-                raise ConfigError(f"{file}: {key} is a group of keys, got {value!r}; expected `{key}: {{...}}`.")
-            _refuse_wrong_keys(value, file, key + ".")
+                raise ConfigError(f"{where}: {key} is a group of keys, got {value!r}; expected `{key}: {{...}}`.")
+            _refuse_wrong_keys(value, where, known, key + ".")
         elif value is None and type(None) not in get_args(known[key]):
-            raise ConfigError(f"{file}: {key} has no value; expected {_kind_text(known[key])}.")
+            raise ConfigError(f"{where}: {key} has no value; expected {_kind_text(known[key])}.")
         elif known[key] is str and not isinstance(value, str):
-            raise ConfigError(f"{file}: {key}: {value!r} is not of type str; put it into quotes.")
+            raise ConfigError(f"{where}: {key}: {value!r} is not of type str; put it into quotes.")
 
 
-def _refuse_unknown_flags(argv: Sequence[str]) -> None:
-    known = [*keys_of(Config), "config", "help", "print_config"]
+def _refuse_unknown_flags(argv: Sequence[str], keys: Mapping[str, Any]) -> None:
+    known = [*keys, "config", "help", "print_config"]
     for word in argv:
         flag = word.split("=", 1)[0]
         if flag.startswith("--") and flag[2:].rstrip("+") not in known:
@@ -196,13 +261,15 @@ def _refuse_unknown_flags(argv: Sequence[str]) -> None:
             raise ConfigError(f"unknown flag {flag}.{close} `--help` lists all flags.")
 
 
-def _explain(message: str) -> str:
+def _explain(message: str, keys: Mapping[str, Any]) -> str:
     """jsonargparse's words for a wrong value, with the field's choices and the nearest of them."""
     found = re.match(r'Parser key "([\w.]+)":.*Got value: (.*?)$', message, re.DOTALL | re.MULTILINE)
-    kind = keys_of(Config).get(found[1]) if found else None
+    kind = keys.get(found[1]) if found else None
     if not found or kind is None:
         return message
     key, value = found[1], found[2].strip()
+    if get_origin(kind) is list and get_origin(get_args(kind)[0]) is Literal:
+        return f"{key}: {value} is not allowed; any of {', '.join(map(str, get_args(get_args(kind)[0])))}."
     if get_origin(kind) is Literal:
         choices = get_args(kind)
         return f"{key}: {value!r} is not allowed; one of {', '.join(map(str, choices))}.{nearest(value, choices)}"
@@ -210,6 +277,8 @@ def _explain(message: str) -> str:
 
 
 def _kind_text(kind: Any) -> str:
+    if get_origin(kind) is dict or dataclasses.is_dataclass(kind):
+        return "mapping of keys to values"
     return kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind)
 
 

@@ -32,6 +32,22 @@ def _demo() -> Config:
     )
 
 
+def _demo_sweep() -> Config:
+    """The demo, short enough that a dozen trials of a sweep take minutes: two teachers, whose images are rendered."""
+    demo = _demo()
+    return dataclasses.replace(
+        demo,
+        preset="demo-sweep",
+        output="runs/sweep",
+        teachers=["edsr-baseline:width=24,blocks=4", "rcan:groups=2,blocks=2,width=16,reduction=4"],
+        teacher_training=dataclasses.replace(demo.teacher_training, steps=200, checkpoint_every=100),
+        aggregate=dataclasses.replace(demo.aggregate, steps=150, checkpoint_every=50, validate_every=50),
+        # Validations are what a scheduler of trials goes by, and where the parts of a schedule may end.
+        distil=dataclasses.replace(demo.distil, steps=300, checkpoint_every=60, validate_every=30),
+        teacher_outputs="cached",
+    )
+
+
 def _paper(scale: Scale) -> Config:
     """The recipe of MTKD (ECCV 2024) as its released code states it; `data` must be given (DIV2K in the paper)."""
     return Config(
@@ -53,6 +69,7 @@ def _paper(scale: Scale) -> Config:
 
 PRESETS: dict[str, Callable[[], Config]] = {
     "demo": _demo,
+    "demo-sweep": _demo_sweep,
     "paper-x2": lambda: _paper(2),
     "paper-x3": lambda: _paper(3),
     "paper-x4": lambda: _paper(4),

@@ -73,9 +73,14 @@ class LossConfig:
     """The student half of MTKD: wavelet loss to the aggregated image + l1_weight x L1 to the truth."""
 
     levels: int = 1
-    """Levels of the Haar transform."""
+    """Levels of the wavelet transform."""
     l1_weight: float = 0.1
     """Weight of the L1 distance between student and high-resolution truth."""
+    wavelet: str = "haar"
+    """haar, or a discrete wavelet of PyWavelets (db2, sym4, bior2.2); only haar has a fused kernel."""
+    band_weights: list[float] = field(default_factory=list)
+    """Weights of the bands LL, LH (between rows), HL (between columns) and HH (diagonal), in this order and the same on
+    every level; 0 leaves a band out; default: 1 for each."""
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,11 @@
 from mtkd_dist.methods.aggregation import Aggregation
 from mtkd_dist.methods.asked import NeedsNetworks, images_asked
 from mtkd_dist.methods.base import Batch, FrozenNetworks, Losses, Method, TeacherImages
-from mtkd_dist.methods.mtkd import MTKD
+from mtkd_dist.methods.mtkd import BANDS, MTKD
 from mtkd_dist.methods.supervised import Supervised
 
 __all__ = [
+    "BANDS",
     "MTKD",
     "Aggregation",
     "Batch",

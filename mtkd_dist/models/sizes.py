@@ -25,6 +25,14 @@ class NetworkSpec:
     """Every size of the architecture, the defaults included."""
     text: str
     """Canonical form: the name and the sizes that differ from its defaults, in the order of the architecture."""
+    kinds: Mapping[str, Any] = dataclasses.field(hash=False)
+    """Type of each size: int, float, bool, or a Literal of its choices."""
+    usual: Mapping[str, Size] = dataclasses.field(hash=False)
+    """The sizes that the bare name stands for."""
+
+    def resized(self, sizes: Mapping[str, Size]) -> str:
+        """Its text with some other sizes, unchecked: whether they go together is known when it is parsed."""
+        return _text(self.architecture, {**self.sizes, **sizes}, self.usual)
 
 
 def parse_spec(text: str, kind: str, defaults: Mapping[str, Any]) -> NetworkSpec:
@@ -54,8 +62,7 @@ def parse_spec(text: str, kind: str, defaults: Mapping[str, Any]) -> NetworkSpec
         raise ValueError(f"{text!r}: {error}") from None
     values = dataclasses.asdict(sizes)
     usual = dataclasses.asdict(defaults[name])
-    unusual = ",".join(f"{key}={_write(value)}" for key, value in values.items() if value != usual[key])
-    return NetworkSpec(name, values, f"{name}:{unusual}" if unusual else name)
+    return NetworkSpec(name, values, _text(name, values, usual), types, usual)
 
 
 def require_positive(sizes: Any, *keys: str) -> None:
@@ -91,6 +98,11 @@ def _convert(text: str, key: str, value: str, kind: Any) -> Size:
         return choices[value] if choices else kind(value)
     except (KeyError, ValueError):
         raise ValueError(f"{text!r}: {key}={value} must be {expected}") from None
+
+
+def _text(name: str, sizes: Mapping[str, Size], usual: Mapping[str, Size]) -> str:
+    unusual = ",".join(f"{key}={_write(value)}" for key, value in sizes.items() if value != usual[key])
+    return f"{name}:{unusual}" if unusual else name
 
 
 def _write(value: Size) -> str:

@@ -8,9 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+import torch
+
 from mtkd_dist.config.load import ConfigError, nearest
 from mtkd_dist.config.tree import Config, TrainingConfig
-from mtkd_dist.methods import images_asked
+from mtkd_dist.methods import BANDS, images_asked
 from mtkd_dist.models import (
     aggregator_path,
     build_aggregator,
@@ -24,6 +26,7 @@ from mtkd_dist.models import (
 )
 from mtkd_dist.stages.distil_method import distil_method
 from mtkd_dist.stages.teacher_spec import TeacherSpec, parse_teachers
+from mtkd_kernels import haar_l1_loss
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -34,6 +37,12 @@ TRAININGS = ("teacher_training", "aggregate", "distil")
 def check(config: Config) -> None:
     """Errors: ConfigError for the first thing that cannot work."""
     _check_folders(config)
+    _check_files(config)
+    check_settings(config)
+
+
+def check_settings(config: Config) -> None:
+    """The part of `check` that reads no photograph and no weights, for who asks about hundreds of configurations."""
     _check_networks(config)
     for name in TRAININGS:
         _check_training(name, getattr(config, name), config)
@@ -90,6 +99,17 @@ def _names_beside(path: Path) -> list[str]:
 
 
 def _check_networks(config: Config) -> None:
+    _parse("student", config.student, parse_network)
+    given = aggregator_path(config.aggregator)
+    aggregator = None if given else _parse("aggregator", config.aggregator, parse_aggregator)
+    _require(bool(config.teachers), "teachers", config.teachers, "at least one file or network")
+    teachers = _parse("teachers", config.teachers, parse_teachers)
+    if aggregator:
+        _parse("aggregator", aggregator, lambda spec: build_aggregator(spec, len(teachers), config.scale))
+
+
+def _check_files(config: Config) -> None:
+    """Weights that are given."""
     student = _parse("student", config.student, parse_network)
     if config.student_weights is not None:
         if not Path(config.student_weights).is_file():
@@ -100,12 +120,7 @@ def _check_networks(config: Config) -> None:
             config.student_weights,
             functools.partial(starting_weights, network=student.text, scale=config.scale),
         )
-    given = aggregator_path(config.aggregator)
-    aggregator = None if given else _parse("aggregator", config.aggregator, parse_aggregator)
-    _require(bool(config.teachers), "teachers", config.teachers, "at least one file or network")
     teachers = _parse("teachers", config.teachers, parse_teachers)
-    if aggregator:
-        _parse("aggregator", aggregator, lambda spec: build_aggregator(spec, len(teachers), config.scale))
     for teacher in teachers:
         if teacher.path is None:
             continue
@@ -121,6 +136,7 @@ def _check_networks(config: Config) -> None:
             teacher.path,
             functools.partial(load_network, scale=config.scale, input_range=teacher.input_range),
         )
+    given = aggregator_path(config.aggregator)
     if given:
         _check_given_aggregator(given, teachers, config.scale)
 
@@ -183,15 +199,31 @@ def _check_training(name: str, training: TrainingConfig, config: Config) -> None
 
 
 def _check_loss(config: Config) -> None:
-    side = config.distil.patch * config.scale
-    _require(config.loss.levels >= 1, "loss.levels", config.loss.levels, "at least 1")
+    loss, side = config.loss, config.distil.patch * config.scale
+    _require(loss.levels >= 1, "loss.levels", loss.levels, "at least 1")
     _require(
-        side % 2**config.loss.levels == 0,
+        side % 2**loss.levels == 0,
         "loss.levels",
-        config.loss.levels,
-        f"distil.patch x scale = {side} to be divisible by 2^levels = {2**config.loss.levels}",
+        loss.levels,
+        f"distil.patch x scale = {side} to be divisible by 2^levels = {2**loss.levels}",
     )
-    _require(config.loss.l1_weight >= 0, "loss.l1_weight", config.loss.l1_weight, "0 or more")
+    _require(loss.l1_weight >= 0, "loss.l1_weight", loss.l1_weight, "0 or more")
+    # The transform itself knows best which names and sizes it takes.
+    image = torch.zeros(1, 1, side, side)
+    _parse("loss.wavelet", image, lambda image: haar_l1_loss(image, image, loss.levels, wavelet=loss.wavelet))
+    weights = loss.band_weights
+    _require(
+        len(weights) in (0, len(BANDS)) and all(0 <= weight < math.inf for weight in weights),
+        "loss.band_weights",
+        weights,
+        f"{len(BANDS)} numbers of 0 or more, for {', '.join(BANDS)}, or none",
+    )
+    _require(
+        not weights or any(weights),
+        "loss.band_weights",
+        weights,
+        "one of them at least above 0: from none of the bands would the student learn what the teachers know",
+    )
 
 
 def _check_link(config: Config) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from mtkd_dist.config.tree import Config
 from mtkd_dist.methods import MTKD, Method
 
 
 def distil_method(config: Config) -> Method:
-    return MTKD(levels=config.loss.levels, l1_weight=config.loss.l1_weight)
+    return MTKD(**dataclasses.asdict(config.loss))

@@ -1,0 +1,182 @@
+"""How a sweep chooses values and when it stops a trial: Optuna's samplers and Tune's schedulers, set up for it."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import Counter
+from types import SimpleNamespace
+from typing import Any
+
+import optuna
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, PopulationBasedTraining, TrialScheduler
+from ray.tune.search import Searcher
+from ray.tune.search.optuna import OptunaSearch
+
+from mtkd_dist.config.load import ConfigError
+from mtkd_dist.config.tree import Config
+from mtkd_tune.space import Space, why_not
+from mtkd_tune.tree import Objective, SweepConfig
+
+STEP, SCORE = "step", "psnr_y"
+"""What trials report: the step of a validation and its PSNR-Y in dB."""
+MODES: dict[Objective, str] = {"psnr_y": "max", "params": "min", "latency_ms": "min"}
+PATIENCE = 1000
+"""Combinations in a row that cannot work, after which the search is given up."""
+
+
+def searcher(space: Space, sweep: SweepConfig, base: Config) -> FeasibleSearch:
+    """What Tune asks for the values of each trial; they come as {name of the configuration: value}.
+
+    It knows metric and mode: Tune is not to be given them a second time.
+    """
+    # Optuna's 10 random trials before the first that learns from others would be most of a small sweep.
+    random_trials = max(1, min(10, sweep.num_samples // 3))
+    sampler: optuna.samplers.BaseSampler = optuna.samplers.RandomSampler(seed=sweep.seed)
+    if sweep.sampler == "tpe":
+        sampler = optuna.samplers.TPESampler(multivariate=True, seed=sweep.seed, n_startup_trials=random_trials)
+    metric: Any = list(sweep.objectives)
+    mode: Any = [MODES[objective] for objective in sweep.objectives]
+    if len(metric) == 1:
+        (metric,), (mode,) = metric, mode
+    inner = OptunaSearch(space.distributions(), metric, mode, sampler=sampler)
+    return FeasibleSearch(inner, space, base, random_trials)
+
+
+class FeasibleSearch(Searcher):
+    """Asks another searcher once more where its values cannot work together.
+
+    Once `random_trials` have a score, it tells the other one of these as pruned, which TPE takes for worse than any
+    score: one that is not told proposes the same again for ever. Before that as failed, which does not count, or they
+    would be what TPE begins with. The other one hears of a trial when it ends; a score that is missing or not finite is
+    a failure.
+    """
+
+    def __init__(self, inner: Searcher, space: Space, base: Config, random_trials: int) -> None:
+        super().__init__(metric=inner.metric, mode=inner.mode)
+        # Under this name Tune looks for what a searcher wraps, and saves both.
+        self.searcher = inner
+        self.refused: Counter[str] = Counter()
+        """Why combinations were refused -> how many."""
+        self._space, self._base, self._random_trials = space, base, random_trials
+        self._scored = 0
+        """Trials that ended with a score."""
+        self._asked: dict[str, str] = {}
+        """Trial -> name under which the other searcher knows it."""
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """Errors: ConfigError after `PATIENCE` combinations in a row that cannot work."""
+        reasons: Counter[str] = Counter()
+        for attempt in range(PATIENCE):
+            name = f"{trial_id}-{attempt}"
+            drawn = self.searcher.suggest(name)
+            if drawn is None or drawn == Searcher.FINISHED:
+                return drawn
+            values = self._space.values(drawn)
+            why = why_not(self._space.config(self._base, values))
+            if why is None:
+                self._asked[trial_id] = name
+                return values
+            reasons[why] += 1
+            self.refused[why] += 1
+            self.searcher.on_trial_complete(name, error=self._scored < self._random_trials)
+        ((why, times),) = reasons.most_common(1)
+        raise ConfigError(
+            f"search: {PATIENCE} combinations in a row cannot work, {times} of them because of this: {why} Search "
+            "values that go together."
+        )
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        name = self._asked.pop(trial_id, None)
+        if name is None:
+            return
+        metrics = self.metric if isinstance(self.metric, list) else [self.metric]
+        if result is None or not all(math.isfinite(result.get(metric, math.nan)) for metric in metrics):
+            result, error = None, True
+        self._scored += not error
+        self.searcher.on_trial_complete(name, result=result, error=error)
+
+    def get_state(self) -> dict[str, Any]:
+        return {"refused": dict(self.refused), "asked": dict(self._asked), "scored": self._scored}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        self.refused, self._asked = Counter(state["refused"]), dict(state["asked"])
+        self._scored = state["scored"]
+
+    def save(self, checkpoint_path: str) -> None:
+        """The other searcher's state; its own goes by way of `get_state`."""
+        self.searcher.save(checkpoint_path)
+
+    def restore(self, checkpoint_path: str) -> None:
+        self.searcher.restore(checkpoint_path)
+
+
+def scheduler(space: Space, sweep: SweepConfig, base: Config) -> TrialScheduler:
+    """What stops trials or lets them go on from others' weights; it knows metric and mode as the searcher does."""
+    training = getattr(base, sweep.target)
+    if sweep.scheduler == "asha":
+        return ASHAScheduler(
+            time_attr=STEP,
+            metric=SCORE,
+            mode="max",
+            max_t=training.steps,
+            grace_period=grace_steps(sweep, base),
+            reduction_factor=sweep.asha.reduction_factor,
+        )
+    if sweep.scheduler == "pbt":
+        name = f"{sweep.target}.learning_rate"
+        limits = space[name].limits
+        assert limits is not None, "check_sweep asks for a range"
+        explore = RateChange(name, sweep.pbt.factors, limits, sweep.seed)
+        return PartwiseTraining(training.steps // sweep.pbt.parts, training.steps, explore)
+    return FIFOScheduler()
+
+
+def grace_steps(sweep: SweepConfig, base: Config) -> int:
+    """Step of the first validation at which ASHA may stop a trial."""
+    training = getattr(base, sweep.target)
+    asked = sweep.asha.grace_steps or training.steps / 4
+    return max(1, math.ceil(asked / training.validate_every)) * training.validate_every
+
+
+class RateChange:
+    """Gives a trial that goes on from another one's weights the rate of that one by one of `factors`, within limits."""
+
+    def __init__(self, name: str, factors: list[float], limits: tuple[float, float], seed: int) -> None:
+        self._name, self._factors, self._limits = name, factors, limits
+        self._random = random.Random(seed)
+
+    def __call__(self, values: dict[str, Any]) -> dict[str, Any]:
+        low, high = self._limits
+        rate = min(max(values[self._name] * self._random.choice(self._factors), low), high)
+        return values | {self._name: rate}
+
+
+class PartwiseTraining(PopulationBasedTraining):
+    """Population-based training that compares trials where a part of `part_steps` ends, and nowhere else.
+
+    Tune's own begins to count anew in a sweep that is resumed, wherever a trial is then, and copies at the end too,
+    where no part is left to train.
+    """
+
+    def __init__(self, part_steps: int, steps: int, explore: RateChange) -> None:
+        super().__init__(
+            time_attr=STEP,
+            metric=SCORE,
+            mode="max",
+            perturbation_interval=part_steps,
+            custom_explore_fn=explore,
+            log_config=False,
+        )
+        self._part_steps, self._steps = part_steps, steps
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        # Tune refuses searchers here, since they would learn of values that a trial no longer has. Ours gives the first
+        # values, and all of the population has them before the first trial ends.
+        super().on_trial_add(SimpleNamespace(search_alg=None), trial)
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        step = result.get(STEP)
+        if step is None or step % self._part_steps or step >= self._steps:
+            return TrialScheduler.CONTINUE
+        return super().on_trial_result(tune_controller, trial, result)
