@@ -15,6 +15,7 @@ from mtkd_dist.pools.device import pick_device
 from mtkd_dist.pools.placement import Layout, PoolSize
 from mtkd_dist.pools.render import Renderer, Rendering
 from mtkd_dist.report.progress import Progress
+from mtkd_dist.stages.answers import outputs_folder
 from mtkd_dist.stages.course import Course
 from mtkd_dist.stages.manifest import write_json
 from mtkd_dist.stages.run import Run
@@ -82,10 +83,12 @@ class OneProcess:
                 assert self._live is not None
                 assert teacher is not None
                 source = stack.enter_context(self._live(teacher, student, run.config.link, self._note))
+            validation = validation_of(run, training, student, checkpoints)
             weights = train_alone(
                 student,
                 checkpoints,
-                validation_of(run, training, student, checkpoints),
+                # So that of all aggregators only the first waits for the teachers.
+                validation and dataclasses.replace(validation, kept=outputs_folder(run)),
                 validated,
                 lambda note: course.update(_update(notes=[note])),
                 source,
