@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import fcntl
 import io
@@ -10,30 +11,37 @@ import pickle
 import shutil
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
 
 from mtkd_dist.config.presets import PRESETS
-from mtkd_dist.config.tree import Config, LinkConfig, TrainingConfig
+from mtkd_dist.config.tree import AnswersConfig, Config, LinkConfig, TrainingConfig
 from mtkd_dist.data import ImageStore
+from mtkd_dist.methods import Batch
 from mtkd_dist.models import build_aggregator, build_network, digest_file
-from mtkd_dist.pools.placement import Resources
-from mtkd_dist.pools.teacher_worker import digests_of
+from mtkd_dist.pools.placement import PoolSize, Resources
+from mtkd_dist.pools.teacher_worker import TeacherJob, digests_of, load_networks
 from mtkd_dist.stages.run import Run
 from mtkd_dist.stages.teachers import ReadyTeachers
 from mtkd_dist.tracking.tracker import Untracked
+from mtkd_dist.train.job import StudentJob
+from mtkd_dist.train.source import LocalSource, Share
 from mtkd_tune.population import RATES
 from mtkd_tune.reports import REPORTED
 from mtkd_tune.shared import Shared, share
-from mtkd_tune.tree import PbtConfig, SweepConfig, TrialConfig
+from mtkd_tune.tree import PbtConfig, SweepConfig
 from mtkd_tune.trial import LOG, run_trial
 from tests.nets import TINY, TINY_AGGREGATOR, make_aggregator, make_store, make_teacher, nearest_teacher
 
 Metrics = dict[str, Any]
 SMALL = TrainingConfig(steps=4, batch_size=4, patch=8, ema=0.9, checkpoint_every=2, validate_every=2)
+
+ONE = PoolSize(workers=1, cpus=1, gpus=0)
 
 
 class Sweep:
@@ -62,7 +70,7 @@ class Sweep:
         return Run(config, output, console, Untracked(), Resources(2, 0), self.photos, held_out, {})
 
     def share(self, output: Path, **sweep: Any) -> Shared:
-        return share(self.run(output, self.config), self.ready, SweepConfig(trial=TrialConfig(cpus=1), **sweep))
+        return share(self.run(output, self.config), self.ready, SweepConfig(**sweep), ONE)
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +103,19 @@ def log_of(shared: Shared, name: str) -> str:
 
 def parameters(network: Any) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
+
+
+class Answered(LocalSource):
+    """Asks the networks of a teacher half itself."""
+
+    def __init__(self, job: TeacherJob, share: Share) -> None:
+        super().__init__(share, torch.device("cpu"))
+        self._method = job.method
+        self._networks = load_networks(job.teachers, job.aggregator, job.scale, torch.device("cpu"))
+
+    def fetch(self, step: int) -> Batch:
+        batch = super().fetch(step)
+        return dataclasses.replace(batch, signals=self._method.teach(batch.lr, self._networks))
 
 
 class Killed(BaseException):
@@ -235,6 +256,24 @@ def test_a_given_aggregator_is_taken_as_it_is(sweep: Sweep, tmp_path: Path) -> N
     assert not (tmp_path / "aggregators").exists()
 
 
+def test_where_teachers_answer_live_nothing_is_rendered(sweep: Sweep, tmp_path: Path) -> None:
+    opened: list[str] = []
+
+    @contextlib.contextmanager
+    def live(teacher: TeacherJob, student: StudentJob, link: LinkConfig, say: Any) -> Iterator[Any]:
+        pickle.loads(pickle.dumps(say))("a word of the teachers")
+        opened.append(student.network)
+        yield lambda attempt, share, device: Answered(teacher, share)
+        opened.append("closed")
+
+    config = dataclasses.replace(sweep.config, answers=AnswersConfig(folder=str(tmp_path / "answers")))
+    shared = share(sweep.run(tmp_path, config), sweep.ready, SweepConfig(), ONE, live)
+    assert [metrics["step"] for metrics in trial(shared, "trial-0001")] == [2, 4]
+    assert opened == [TINY_AGGREGATOR, "closed", TINY, "closed"]
+    assert not list((tmp_path / "answers").rglob("*.npy"))
+    assert "a word of the teachers" in log_of(shared, "trial-0001")
+
+
 @pytest.mark.parametrize("target", ["distil", "aggregate"])
 def test_latency_is_measured_where_it_is_an_objective(sweep: Sweep, tmp_path: Path, target: str) -> None:
     shared = sweep.share(tmp_path, target=target, objectives=["psnr_y", "latency_ms"])
@@ -354,9 +393,9 @@ def test_steps_that_have_no_such_parts_are_refused(sweep: Sweep, tmp_path: Path)
 
 def test_a_sweep_whose_trials_could_have_no_score_is_refused(sweep: Sweep, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"images\.held_out: none of the 4 photographs"):
-        share(sweep.run(tmp_path, sweep.config, validation=False), sweep.ready, SweepConfig())
+        share(sweep.run(tmp_path, sweep.config, validation=False), sweep.ready, SweepConfig(), ONE)
     with pytest.raises(ValueError, match=r"distil\.validate_every: 0 gives trials no score"):
-        share(sweep.run(tmp_path, distil(sweep.config, validate_every=0)), sweep.ready, SweepConfig())
+        share(sweep.run(tmp_path, distil(sweep.config, validate_every=0)), sweep.ready, SweepConfig(), ONE)
     given = dataclasses.replace(sweep.config, aggregator="given.safetensors")
     with pytest.raises(ValueError, match="target: aggregate trains aggregators, and one is given"):
-        share(sweep.run(tmp_path, given), sweep.ready, SweepConfig(target="aggregate"))
+        share(sweep.run(tmp_path, given), sweep.ready, SweepConfig(target="aggregate"), ONE)

@@ -12,6 +12,7 @@ from mtkd_dist.data import ImageStore
 from mtkd_dist.metrics import psnr_y, to_uint8
 from mtkd_dist.models import aggregator_metadata, load_aggregator, load_network, read_metadata
 from mtkd_dist.pools.teacher_worker import digests_of
+from mtkd_dist.train import validation
 from mtkd_dist.train.state import TrainState
 from mtkd_dist.train.validation import CROP, PHOTOS, Validation, ValidationJob
 from tests.nets import TINY, TINY_AGGREGATOR, make_job, make_store, make_teacher, train_alone
@@ -145,3 +146,21 @@ def test_where_training_goes_on_its_own_validation_is_asked_for_again(job: Valid
     steps: list[int] = []
     train_alone(student, state, validate=lambda: steps.append(state.step))
     assert steps == [4, 8]
+
+
+def test_what_the_teachers_make_of_the_photographs_can_be_kept_for_the_next_aggregator(
+    job: ValidationJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teachers = tuple(make_teacher(tmp_path, name, seed=seed) for seed, name in enumerate("ab"))
+    student = dataclasses.replace(job.student, network=TINY_AGGREGATOR, num_teachers=2)
+    job = dataclasses.replace(job, student=student, teachers=teachers)
+    weights = arrays(student.build())
+    score = Validation(job).score(weights)
+    keeping = dataclasses.replace(job, kept=tmp_path / "kept")
+    assert Validation(keeping).score(weights) == score
+    # An untrained aggregator is the mean of its teachers: only others make a difference.
+    other = dataclasses.replace(keeping, teachers=(*teachers[:1], make_teacher(tmp_path, "c", seed=7)))
+    assert Validation(other).score(weights) != score
+    assert len(list((tmp_path / "kept").iterdir())) == 2
+    monkeypatch.setattr(validation, "load_networks", pytest.fail)
+    assert Validation(keeping).score(weights) == score

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +13,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mtkd_dist.data import ImageStore
 from mtkd_dist.metrics import from_uint8, psnr_y, to_uint8
 from mtkd_dist.models import load_strict, read_metadata, read_state_dict, save_network
 from mtkd_dist.pools.errors import TrainingFailed
-from mtkd_dist.pools.teacher_worker import TeacherFile, load_networks
+from mtkd_dist.pools.teacher_worker import TeacherFile, digests_of, load_networks
 from mtkd_dist.train.job import StudentJob
 
 PHOTOS = 8
@@ -39,6 +42,8 @@ class ValidationJob:
     """File of the best weights so far."""
     metadata: Mapping[str, str]
     """Of the file that the stage ends with, so that this one loads like it."""
+    kept: Path | None = None
+    """Folder where the teachers' images of the photographs are kept for the next aggregator; None: nowhere."""
 
 
 def best_weights(job: ValidationJob | None, folder: Path) -> dict[str, Tensor]:
@@ -62,8 +67,8 @@ class Validation:
         order = sorted(range(len(store)), key=lambda i: hashlib.sha256(store.names[i].encode()).digest())
         crops = [_crop(store, i) for i in order[:PHOTOS]]
         self._truths = [hr for _, hr in crops]
-        self._inputs = self._render([lr for lr, _ in crops])
         self._photos = hashlib.sha256(f"{store.digest} {PHOTOS} {CROP}".encode()).hexdigest()
+        self._inputs = self._render([lr for lr, _ in crops])
         self._best = self._read_best()
 
     @torch.inference_mode()
@@ -97,8 +102,27 @@ class Validation:
         """What the network takes for each crop: itself, or the images of all teachers, (1,N,3,H,W) float16."""
         if not self._job.teachers:
             return crops
+        file = self._kept_file()
+        if file is not None and file.exists():
+            found = load_file(file)
+            return [found[str(i)] for i in range(len(crops))]
         networks = load_networks(self._job.teachers, None, self._job.student.scale, torch.device("cpu"))
-        return [networks.teacher_images(lr).half() for lr in crops]
+        # In one order of memory, however they come by: a convolution may round by it.
+        images = [networks.teacher_images(lr).half().contiguous() for lr in crops]
+        if file is not None:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            temporary = file.with_suffix(f".{uuid.uuid4().hex}.tmp")
+            save_file({str(i): image for i, image in enumerate(images)}, temporary)
+            os.replace(temporary, file)
+        return images
+
+    def _kept_file(self) -> Path | None:
+        if self._job.kept is None:
+            return None
+        digests = digests_of(self._job.teachers)
+        key = [[digests[teacher.name], teacher.input_range] for teacher in self._job.teachers]
+        digest = hashlib.sha256(f"{key} {self._job.student.scale} {self._photos}".encode()).hexdigest()
+        return self._job.kept / f"validation-{digest[:32]}.safetensors"
 
     def _metadata(self, step: int, score: float) -> dict[str, str]:
         return {

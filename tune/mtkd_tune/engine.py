@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -13,14 +14,13 @@ from torch import Tensor
 from mtkd_dist.pools.device import pick_device
 from mtkd_dist.pools.placement import Layout, PoolSize
 from mtkd_dist.pools.render import Renderer, Rendering
-from mtkd_dist.pools.teacher_worker import TeacherJob
 from mtkd_dist.report.progress import Progress
+from mtkd_dist.stages.answers import outputs_folder
 from mtkd_dist.stages.course import Course
 from mtkd_dist.stages.manifest import write_json
 from mtkd_dist.stages.run import Run
 from mtkd_dist.stages.training import Training, jobs_of, validation_of
-from mtkd_dist.train.alone import Sources, train_alone
-from mtkd_dist.train.job import StudentJob
+from mtkd_dist.train.alone import train_alone
 from mtkd_dist.train.news import Update
 from mtkd_tune.shared import LiveTeachers
 
@@ -34,6 +34,8 @@ class OneProcess:
     Args:
         name: of the trial.
         pool: what it reserved.
+        live: who answers where nothing is rendered.
+        note: takes what they have to say; it travels to them.
         begins: called before each training, with its stage and the folder of its checkpoints.
         scored: hears of each validation of a training, with its stage; first of those that are known from before.
     """
@@ -43,12 +45,14 @@ class OneProcess:
         name: str,
         pool: PoolSize,
         live: LiveTeachers | None,
+        note: Callable[[str], object],
         begins: Callable[[str, Path], None],
         scored: Callable[[str, dict[str, Any], Path], None],
     ) -> None:
         self._name = name
         self._pool = pool
         self._live = live
+        self._note = note
         self._begins = begins
         self._scored = scored
 
@@ -56,10 +60,10 @@ class OneProcess:
         """The summary also says which trial "trained_by" it was, and the "validations"."""
         stage = training.stage
         self._begins(stage, checkpoints)
-        asks = training.method.needs_teachers and training.rendered is None
-        layout = Layout(self._pool, self._live.pool if asks and self._live is not None else None)
+        layout = Layout(self._pool, None)
         run.say(f"{stage}: {training.network} on {layout}")
-        student, teacher = jobs_of(run, training, layout)
+        # What the teachers reserved is their own affair.
+        student, teacher = jobs_of(run, training, dataclasses.replace(layout, teachers=self._pool))
         scores = {record["step"]: record for record in _read(checkpoints / SCORES)}
         for record in list(scores.values()):
             self._scored(stage, record, checkpoints)
@@ -74,13 +78,20 @@ class OneProcess:
                 course.update(_update(validations=[record]))
                 self._scored(stage, record, checkpoints)
 
+            source = None
+            if training.rendered is None:
+                assert self._live is not None
+                assert teacher is not None
+                source = stack.enter_context(self._live(teacher, student, run.config.link, self._note))
+            validation = validation_of(run, training, student, checkpoints)
             weights = train_alone(
                 student,
                 checkpoints,
-                validation_of(run, training, student, checkpoints),
+                # So that of all aggregators only the first waits for the teachers.
+                validation and dataclasses.replace(validation, kept=outputs_folder(run)),
                 validated,
                 lambda note: course.update(_update(notes=[note])),
-                None if teacher is None else stack.enter_context(self._sources(student, teacher)),
+                source,
                 lambda records: course.update(_update(records=records)),
             )
         return weights, course.summary() | {"trained_by": self._name, "validations": list(scores.values())}
@@ -93,10 +104,6 @@ class OneProcess:
                 if not rendering.outputs.has(index):  # another trial may have been faster
                     renderer.render(rendering, index)
                 yield rendering.network.name, index
-
-    def _sources(self, student: StudentJob, teacher: TeacherJob) -> contextlib.AbstractContextManager[Sources]:
-        assert self._live is not None
-        return self._live.sources(student, teacher)
 
 
 def _update(

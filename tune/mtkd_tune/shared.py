@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
-from mtkd_dist.config.tree import Config
+from mtkd_dist.config.tree import Config, LinkConfig
 from mtkd_dist.models import aggregator_path
 from mtkd_dist.pools.placement import PoolSize
 from mtkd_dist.pools.render import arithmetic_here
@@ -20,21 +20,16 @@ from mtkd_dist.train.alone import Sources
 from mtkd_dist.train.job import StudentJob
 from mtkd_tune.tree import SweepConfig
 
-
-class LiveTeachers(Protocol):
-    """One pool of teachers that answers all trials; what a trial holds of it travels."""
-
-    pool: PoolSize
-
-    def sources(self, student: StudentJob, teacher: TeacherJob) -> AbstractContextManager[Sources]:
-        """Where the batches of one training come from, for as long as the block lasts."""
-        ...
+LiveTeachers = Callable[[TeacherJob, StudentJob, LinkConfig, Callable[[str], object]], AbstractContextManager[Sources]]
+"""One pool of teachers that answers all trials, as something that travels: what both halves of a training are, how its
+links behave and who hears of them -> where its batches come from, for as long as the block lasts."""
 
 
 @dataclass(frozen=True)
 class Shared:
     sweep: SweepConfig
-    """Its `trial.gpus` is a number."""
+    pool: PoolSize
+    """What each trial reserves: one worker."""
     config: Config
     """Of which trials differ by what is searched; its paths are absolute."""
     output: Path
@@ -59,8 +54,10 @@ class Shared:
         return self.output / "aggregators" / key
 
 
-def share(run: Run, teachers: ReadyTeachers, sweep: SweepConfig, live: LiveTeachers | None = None) -> Shared:
-    """What trials need of the driver's `run`, whose output is the folder of the sweep. `sweep.trial.gpus` is a number.
+def share(
+    run: Run, teachers: ReadyTeachers, sweep: SweepConfig, pool: PoolSize, live: LiveTeachers | None = None
+) -> Shared:
+    """What trials need of the driver's `run`, whose output is the folder of the sweep.
 
     Errors: ValueError where no trial could have a score.
     """
@@ -74,16 +71,17 @@ def share(run: Run, teachers: ReadyTeachers, sweep: SweepConfig, live: LiveTeach
         raise ValueError(f"{target}.validate_every: 0 gives trials no score; expected a number of steps")
     if target == "aggregate" and given is not None:
         raise ValueError(f"target: aggregate trains aggregators, and one is given ({given}); expected target distil")
-    weights = run.config.student_weights
+    weights, precision = run.config.student_weights, run.config.teacher_precision
     return Shared(
         sweep=sweep,
+        pool=pool,
         config=dataclasses.replace(
             run.config,
             output=str(run.output),
             student_weights=weights if weights is None else str(Path(weights).resolve()),
             aggregator=run.config.aggregator if given is None else str(given.resolve()),
-            # A trial may see another device than the driver did.
-            teacher_precision=arithmetic_here(run.config.teacher_precision),
+            # Trials read what the driver rendered, whatever they would take "auto" for.
+            teacher_precision=arithmetic_here(precision) if live is None else precision,
             answers=dataclasses.replace(run.config.answers, folder=str(outputs_folder(run))),
         ),
         output=run.output,

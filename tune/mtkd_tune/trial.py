@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
+import functools
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ from mtkd_dist.config.tree import Config
 from mtkd_dist.data import ImageStore
 from mtkd_dist.models import aggregator_path, build_aggregator, build_network
 from mtkd_dist.pools.device import pick_device, use_threads
-from mtkd_dist.pools.placement import PoolSize, Resources
+from mtkd_dist.pools.placement import Resources
 from mtkd_dist.report.screen import WIDTH_OF_A_FILE
 from mtkd_dist.stages import half_done, manifest
 from mtkd_dist.stages.aggregate import aggregate_training, run_aggregate
@@ -73,7 +74,7 @@ class _Trial:
         self._name = name
         self._target = shared.sweep.target
         self._handed_over = handed_over
-        pool = PoolSize(1, shared.sweep.trial.cpus, shared.sweep.trial.gpus or 0)
+        pool = shared.pool
         use_threads(pool.threads)
         self._device = pick_device(pool.gpus > 0)
         if self._device.type == "cuda" and pool.gpus < 1:
@@ -81,6 +82,7 @@ class _Trial:
         training = getattr(config, self._target)
         if shared.parts:
             training = in_parts(training, shared.parts, handed_rates(handed_over) if handed_over else [])
+        note = functools.partial(_write_down, shared.trial_folder(name) / LOG)
         self._run = Run(
             # With pbt, a trial gives its own training up for a copy of another's.
             dataclasses.replace(config, on_change="restart", **{self._target: training}),
@@ -91,7 +93,7 @@ class _Trial:
             ImageStore.open(shared.images),
             ImageStore.open(shared.validation),
             {},
-            engine=OneProcess(name, pool, shared.live, self._begins, self._scored),
+            engine=OneProcess(name, pool, shared.live, note, self._begins, self._scored),
         )
         rates = training.rates if shared.parts else []
         self._reports = Reports(self._run.output, report, training.steps, rates, handed_over)
@@ -153,6 +155,11 @@ class _Trial:
         checkpoints = half_done.folder_for(run.output / training.stage, training.inputs(run))
         for record in _left(run, training)["validations"]:
             self._scored(training.stage, record, checkpoints)
+
+
+def _write_down(log: Path, text: str) -> None:
+    with log.open("a", encoding="utf-8") as file:
+        file.write(f"{text}\n")
 
 
 def _facts(aggregator: str, trained: bool) -> dict[str, Any]:
