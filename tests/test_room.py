@@ -13,7 +13,7 @@ from mtkd_tune.tree import SweepConfig, TrialConfig
 
 def test_without_gpus_a_trial_runs_on_each_core() -> None:
     room = room_of(SweepConfig(), Resources(cpus=4, gpus=0), live=False)
-    assert (room.concurrent, room.gpus, room.teachers) == (4, 0, None)
+    assert (room.concurrent, room.trial.gpus, room.teachers) == (4, 0, None)
 
 
 def test_trials_share_a_card_where_they_ask_for_a_part_of_it() -> None:
@@ -30,7 +30,7 @@ def test_live_teachers_take_their_part_first() -> None:
 def test_one_card_is_shared_by_live_teachers_and_one_trial() -> None:
     room = room_of(SweepConfig(), Resources(cpus=4, gpus=1), live=True)
     assert room.teachers is not None
-    assert (room.teachers.gpus, room.gpus, room.concurrent) == (0.5, 0.5, 1)
+    assert (room.teachers.gpus, room.trial.gpus, room.concurrent) == (0.5, 0.5, 1)
 
 
 @pytest.mark.parametrize(
@@ -59,6 +59,6 @@ def test_what_is_given_out_is_never_more_than_there_is(cpus: int, gpus: int, of_
     except LayoutError:
         return
     teachers = room.teachers
-    assert room.concurrent * room.gpus + (teachers.workers * teachers.gpus if teachers else 0) <= gpus + 1e-6
-    assert room.concurrent * room.cpus + (teachers.workers * teachers.cpus if teachers else 0) <= cpus + 1e-6
+    assert room.concurrent * room.trial.gpus + (teachers.workers * teachers.gpus if teachers else 0) <= gpus + 1e-6
+    assert room.concurrent * room.trial.cpus + (teachers.workers * teachers.cpus if teachers else 0) <= cpus + 1e-6
     assert room.concurrent >= 1

@@ -22,7 +22,7 @@ from mtkd_dist import launch
 from mtkd_dist.command import EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE
 from mtkd_dist.train.consumption import read_logs
 from mtkd_tune import sweep
-from tests.nets import TINY, TINY_AGGREGATOR, make_teacher, train_teacher, write_photos
+from tests.nets import TINY, TINY_AGGREGATOR, nearest_teacher, train_teacher, write_photos
 
 TRAINING = {"batch_size": 4, "patch": 8, "ema": 0.5, "checkpoint_every": 5, "validate_every": 5}
 SEARCH: dict[str, Any] = {"loss.levels": {"choice": [1, 2]}, "distil.learning_rate": {"loguniform": [1e-4, 1e-2]}}
@@ -34,7 +34,7 @@ class Sweeps:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         write_photos(folder / "train", 4)
-        teachers = [train_teacher(folder, "a"), make_teacher(folder, "b", seed=1)]
+        teachers = [train_teacher(folder, "a"), nearest_teacher(folder, "b")]
         self.launch = {
             "data": [str(folder / "train")],
             "test": [],
@@ -159,9 +159,7 @@ def test_params_against_psnr_gives_a_front(sweeps: Sweeps) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_population_finds_a_schedule_that_the_best_configuration_holds(sweeps: Sweeps) -> None:
-    flags = sweeps.flags(
-        "pbt", {"distil.learning_rate": {"loguniform": [1e-5, 1e-2]}}, distil=TRAINING | {"steps": 20}
-    )
+    flags = sweeps.flags("pbt", {"distil.learning_rate": {"loguniform": [1e-5, 1e-2]}}, distil=TRAINING | {"steps": 20})
     more = ["--scheduler", "pbt", "--pbt.population", "3", "--pbt.parts", "4", "--num-gpus", "2"]
     assert sweep.main([*flags, *more]) == EXIT_OK
     wait_for(nothing_is_reserved)

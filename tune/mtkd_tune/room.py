@@ -10,10 +10,8 @@ from mtkd_tune.tree import SweepConfig
 
 @dataclass(frozen=True)
 class Room:
-    cpus: float
-    """Cores of one trial."""
-    gpus: float
-    """Of one trial; a part of one where several share a card."""
+    trial: PoolSize
+    """What one trial gets; a part of a GPU where several share a card."""
     concurrent: int
     """Trials at a time."""
     teachers: PoolSize | None
@@ -46,7 +44,8 @@ def room_of(sweep: SweepConfig, available: Resources, live: bool) -> Room:
             f"{free_cpus:g} CPUs and {free_gpus:g} GPUs are free for trials; ask for less, or for fewer teachers "
             "(teacher_gpus, teacher_workers)"
         )
-    return Room(sweep.trial.cpus, of_trial, min(concurrent, sweep.trial.concurrent or concurrent), teachers)
+    trial = PoolSize(1, sweep.trial.cpus, of_trial)
+    return Room(trial, min(concurrent, sweep.trial.concurrent or concurrent), teachers)
 
 
 def _teachers(sweep: SweepConfig, available: Resources, gpus: int) -> PoolSize:

@@ -17,7 +17,7 @@ from ray.tune import Callback, Checkpoint, FailureConfig, RunConfig, TuneConfig,
 from ray.tune.experiment import Trial
 
 from mtkd_tune.room import Room
-from mtkd_tune.search import scheduler, searcher
+from mtkd_tune.search import REFUSED, scheduler, searcher
 from mtkd_tune.shared import Shared
 from mtkd_tune.space import Space
 from mtkd_tune.tree import SweepConfig
@@ -28,9 +28,7 @@ SNAPSHOT_SECONDS = "5"
 """So often Tune writes down what it knows; what a killed sweep has done since is found in the folders of its trials."""
 
 
-def run_trials(
-    sweep: SweepConfig, space: Space, shared: Shared, room: Room, output: Path, callback: Callback
-) -> None:
+def run_trials(sweep: SweepConfig, space: Space, shared: Shared, room: Room, output: Path, callback: Callback) -> None:
     """All trials, or those that an interrupted sweep in `output` has not finished; what they report goes to `callback`.
 
     Returns when they are done, or after Ctrl-C, once the state is written down.
@@ -39,7 +37,7 @@ def run_trials(
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
     trainable = tune.with_resources(
         tune.with_parameters(_trial, space=space, shared=shared),
-        {"CPU": room.cpus, "GPU": room.gpus} if room.gpus else {"CPU": room.cpus},
+        {"CPU": room.trial.cpus} | ({"GPU": room.trial.gpus} if room.trial.gpus else {}),
     )
     experiment = str(output / FOLDER)
     population = sweep.scheduler == "pbt"
@@ -50,8 +48,8 @@ def run_trials(
         tuner = Tuner(
             trainable,
             tune_config=TuneConfig(
-                search_alg=searcher(space, sweep, shared.config),
-                scheduler=scheduler(sweep, shared.config),
+                search_alg=searcher(space, sweep, shared.config, output / REFUSED),
+                scheduler=scheduler(space, sweep, shared.config),
                 num_samples=sweep.pbt.population if population else sweep.num_samples,
                 # A population trains by turns where there is no room for all; else the search waits for what it learns.
                 max_concurrent_trials=None if population else room.concurrent,

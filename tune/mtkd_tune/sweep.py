@@ -9,7 +9,6 @@ import functools
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import yaml
 from rich.console import Console
@@ -27,13 +26,13 @@ from mtkd_dist.stages.photos import prepare_images
 from mtkd_dist.stages.run import Run, say
 from mtkd_dist.stages.teachers import ReadyTeachers, run_teachers
 from mtkd_dist.tracking.tracker import Tracker
+from mtkd_tune.check import check_sweep
 from mtkd_tune.cost import aggregators_work, cost, sentences, teachers_work
 from mtkd_tune.load import base_config, load_sweep
 from mtkd_tune.results import BEST, hand_back
-from mtkd_tune.room import Room, room_of
-from mtkd_tune.rows import TrialRow
-from mtkd_tune.search import check_sweep
-from mtkd_tune.shared import LiveTeachers, Shared, share
+from mtkd_tune.room import room_of
+from mtkd_tune.search import refused
+from mtkd_tune.shared import LiveTeachers, share
 from mtkd_tune.space import Space
 from mtkd_tune.study import run_trials
 from mtkd_tune.table import screen, trial_line
@@ -102,7 +101,7 @@ def run_sweep(sweep: SweepConfig, base: Config, space: Space, output: Path, cons
     """Errors: KeyboardInterrupt, once what is there is handed back; those of the stages of a launch."""
     tell = functools.partial(say, console)
     trials = sweep.pbt.population if sweep.scheduler == "pbt" else sweep.num_samples
-    tell(f"mtkd-tune  {trials} trials, {sweep.sampler}, {sweep.scheduler}, target {sweep.target}, output {sweep.output}")
+    tell(f"mtkd-tune  {trials} trials of {sweep.target}, {sweep.sampler}, {sweep.scheduler}, output {sweep.output}")
     write_text(output / FILE, yaml.safe_dump(dataclasses.asdict(sweep), sort_keys=False))
     tracker = Tracker(output, "mtkd-tune", output.name, lambda text: tell(f"warning: {text}"))
     tracker.start(dataclasses.asdict(dataclasses.replace(sweep, resume=False)))
@@ -113,21 +112,19 @@ def run_sweep(sweep: SweepConfig, base: Config, space: Space, output: Path, cons
             refuse_unseen(base, output, resources)
             live = base.teacher_outputs == "live"
             room = room_of(sweep, resources, live)
-            sweep = dataclasses.replace(sweep, trial=dataclasses.replace(sweep.trial, gpus=room.gpus))
             run = Run(base, output, console, tracker, resources, *prepare_images(base, output, tell))
             teachers = run_teachers(run)
             if not live:
                 prepare(run, rendered_teachers(run, teachers.files, teachers.digests))
             with _live_teachers(run, teachers, room.teachers) as hosts:
-                shared = share(run, teachers, sweep, hosts)
+                shared = share(run, teachers, sweep, room.trial, hosts)
                 track = TrackTrials(
                     tracker,
                     getattr(base, sweep.target).steps,
-                    space.values,
                     lambda values: _texts(space.config(base, values)),
-                    lambda row, rows: tell(trial_line(row, rows, sweep.objectives)),
+                    watch=lambda row, rows: tell(trial_line(row, rows, sweep.objectives)),
                 )
-                tell(f"trials  {room.concurrent} at a time, {room.cpus:g} CPUs and {room.gpus:g} GPUs each")
+                tell(f"trials  {room.concurrent} at a time, {room.trial.cpus:g} CPUs, {room.trial.gpus:g} GPUs each")
                 run_trials(sweep, space, shared, room, output, track)
         _hand_back(sweep, base, space, output, track, tracker, console)
         if any(row.status in ("waiting", "running") for row in track.rows()):
