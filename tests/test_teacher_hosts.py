@@ -6,9 +6,8 @@ import contextlib
 import dataclasses
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import ray
@@ -19,8 +18,9 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from mtkd_dist.config.tree import LinkConfig
-from mtkd_dist.methods import MTKD, Aggregation, FrozenNetworks
+from mtkd_dist.methods import MTKD, Aggregation, Batch, FrozenNetworks
 from mtkd_dist.pools.board import BoardActor
+from mtkd_dist.pools.device import use_threads
 from mtkd_dist.pools.link import LinkError
 from mtkd_dist.pools.placement import PoolSize
 from mtkd_dist.pools.teacher_hosts import SharedTeacherPool, SharedTeachers, TeacherHosts
@@ -30,14 +30,14 @@ from mtkd_dist.train.job import StudentJob
 from mtkd_dist.train.link_source import LinkSource
 from mtkd_dist.train.live import live_source
 from mtkd_dist.train.loop import train
-from mtkd_dist.train.source import Source
+from mtkd_dist.train.source import Share, Source, batch_of
 from mtkd_dist.train.state import TrainState
 from tests.nets import TINY_AGGREGATOR, make_aggregator, make_job, make_store, make_teacher_job, share
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 ONE = PoolSize(workers=1, cpus=1, gpus=0)
 CPU = torch.device("cpu")
-STEPS = 40
+STEPS, MEET = 40, 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,6 +109,7 @@ class Trial:
 
 
 def train_with(source: Source, student: StudentJob, progress: Path) -> dict[str, torch.Tensor]:
+    use_threads(1)
     state = TrainState(student.build(), student.training)
     train(
         state,
@@ -119,12 +120,33 @@ def train_with(source: Source, student: StudentJob, progress: Path) -> dict[str,
         seed=student.seed,
         rank=0,
         world_size=1,
-        consumed=lambda step, checks, skipped: progress.write_text(str(step)) and None,
+        consumed=lambda step, checks, skipped: write_and_meet(progress, step),
         checkpoint=lambda: None,
         validate=lambda: None,
         post=lambda records: None,
     )
     return state.result()
+
+
+def write_and_meet(progress: Path, step: int) -> None:
+    """Those that run side by side are to do so also where one of them has started much later."""
+    progress.write_text(str(step))
+    if step == MEET:
+        wait_for((progress.parent / "go").exists, seconds=90)
+
+
+@dataclasses.dataclass
+class InOneProcess:
+    """What a link delivers, without one."""
+
+    share: Share
+    worker: TeacherWorker
+
+    def fetch(self, step: int) -> Batch:
+        return batch_of([self.worker.answer(step, slot)[1] for slot in self.share.slots], CPU, channels_last=False)
+
+    def done(self, step: int) -> None:
+        pass
 
 
 @dataclasses.dataclass
@@ -159,7 +181,33 @@ def group_of_a_trial() -> Iterator[PlacementGroupSchedulingStrategy]:
     remove_placement_group(group)
 
 
-def wait_for(what: Any, seconds: float = 30) -> None:
+def second_stage(bench: Bench, folder: Path) -> tuple[StudentJob, TeacherJob]:
+    """Another method than `Bench.student`, other crops and slots, and an aggregator of its own."""
+    student = dataclasses.replace(
+        make_job(make_store(bench.folder), method=MTKD(), steps=STEPS, batch_size=3, patch=6, checkpoint_every=0),
+        slot_size=1,
+    )
+    aggregator = make_aggregator(folder, bench.teacher.teachers)
+    method = NotedMTKD(folder=folder)
+    return student, dataclasses.replace(
+        bench.teacher, method=method, plan=student.plan, slot_size=1, aggregator=aggregator
+    )
+
+
+def assert_equal(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    for name, tensor in expected.items():
+        assert torch.equal(found[name], tensor), name
+
+
+def pid_of(actor: ActorHandle) -> int:
+    return ray.get(actor.__ray_call__.remote(lambda self: os.getpid()))
+
+
+def only_the_host_is_reserved() -> bool:
+    return ray.available_resources()["CPU"] == ray.cluster_resources()["CPU"] - ONE.cpus
+
+
+def wait_for(what: Callable[[], bool], seconds: float = 30) -> None:
     deadline = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < deadline
@@ -175,79 +223,55 @@ def step_of(progress: Path) -> int:
 def test_two_trainings_at_once_and_a_killed_host_change_no_weight_and_leave_nothing_reserved(
     bench: Bench, tmp_path: Path
 ) -> None:
-    aggregator = make_aggregator(tmp_path, bench.teacher.teachers)
-    first = bench.student()
-    second = dataclasses.replace(
-        make_job(make_store(bench.folder), method=MTKD(), steps=STEPS, batch_size=3, patch=6, checkpoint_every=0),
-        slot_size=1,
-    )
-    teachers = [
-        dataclasses.replace(bench.teacher, method=Noted(folder=tmp_path)),
-        dataclasses.replace(
-            bench.teacher, method=NotedMTKD(folder=tmp_path), plan=second.plan, slot_size=1, aggregator=aggregator
-        ),
-    ]
-    free = ray.available_resources()["CPU"]
+    first, teacher_1 = bench.student(), dataclasses.replace(bench.teacher, method=Noted(folder=tmp_path))
+    second, teacher_2 = second_stage(bench, tmp_path)
     steps = [tmp_path / "first", tmp_path / "second"]
     with group_of_a_trial() as one, group_of_a_trial() as other:
         trials = [Trial.options(num_cpus=1, scheduling_strategy=where).remote() for where in (one, other)]
         running = [
             trial.train.remote(bench.shared, teacher, student, progress)
-            for trial, teacher, student, progress in zip(trials, teachers, [first, second], steps, strict=True)
+            for trial, teacher, student, progress in zip(
+                trials, [teacher_1, teacher_2], [first, second], steps, strict=True
+            )
         ]
-        wait_for(lambda: min(map(step_of, steps)) >= 5)
-        assert max(map(step_of, steps)) < STEPS - 5
+        wait_for(lambda: [step_of(progress) for progress in steps] == [MEET, MEET], seconds=90)
+        (tmp_path / "go").touch()
+        time.sleep(0.2)
         ray.kill(bench.host, no_restart=False)
+        assert max(map(step_of, steps)) < STEPS - 1
         found = ray.get(running)
     assert len(list(tmp_path.glob("pid-*"))) == 2  # the host before and after its death; no others answered
-    wait_for(lambda: ray.available_resources()["CPU"] == free)
+    wait_for(only_the_host_is_reserved)
 
-    for teacher, student, weights in zip(teachers, [first, second], found, strict=True):
-        board = BoardActor.remote()
-        config = LinkConfig(slot_size=student.slot_size)
-        with TeacherPool(teacher, ONE, STEPS, student.slots_per_step, config, board) as pool:
-            own = train_with(LinkSource(lambda: pool.links, 1, 0, 1, share(student), CPU), student, tmp_path / "own")
-        for name, tensor in own.items():
-            assert torch.equal(tensor, weights[name]), name
+    for teacher, student, weights in zip([teacher_1, teacher_2], [first, second], found, strict=True):
+        worker = TeacherWorker(dataclasses.replace(teacher, method=student.method))
+        assert_equal(weights, train_with(InOneProcess(share(student), worker), student, tmp_path / "alone"))
 
 
 def test_a_trial_that_is_killed_takes_its_links_with_it_and_nothing_else(bench: Bench) -> None:
-    free = ray.available_resources()["CPU"]
     with group_of_a_trial() as where:
         trial = Trial.options(num_cpus=1, scheduling_strategy=where).remote()
         (link,) = ray.get(trial.open.remote(bench.shared, bench.teacher))
         group_of_link = ray.get(link.__ray_call__.remote(lambda self: ray.util.get_current_placement_group()))
         assert group_of_link is None
         ray.get(link.attach.remote(1, 0, 1, 0, bench.teacher.plan.digest))
-        before = ray.get(ray.get(link.take.remote(1, 0, [0])))
+        ray.get(link.take.remote(1, 0, [0]))
+        host = pid_of(bench.host)
         ray.kill(trial)
     with pytest.raises(RayActorError):
         ray.get(link.stats.remote(), timeout=30)
-    wait_for(lambda: ray.available_resources()["CPU"] == free)
-    assert_answers(bench, bench.teacher, steps=1)
-    assert before[0]["lr"].shape == (2, 3, 8, 8)
+    wait_for(only_the_host_is_reserved)
+    assert pid_of(bench.host) == host
 
 
-def assert_answers(bench: Bench, teacher: TeacherJob, steps: int) -> None:
-    """A training that comes now gets what it should."""
-    student, honest = bench.student(), TeacherWorker(bench.teacher)
-    with live_source(bench.shared, teacher, student, LinkConfig(slot_size=2)) as source:
-        its = source(1, share(student), CPU)
-        for step in range(steps):
-            expected = [honest.answer(step, slot)[1]["signals"]["teachers"] for slot in (0, 1)]
-            found = its.fetch(step).signals["teachers"]
-            assert torch.equal(found, torch.cat([torch.from_numpy(array) for array in expected]))
-            its.done(step)
-
-
-def test_teachers_that_fail_at_one_training_say_why_to_it_and_answer_the_others(bench: Bench) -> None:
+def test_the_thread_that_trains_is_told_in_words_what_the_teachers_failed_at(bench: Bench) -> None:
     student = bench.student()
-    with live_source(
-        bench.shared, dataclasses.replace(bench.teacher, method=Dark()), student, LinkConfig(slot_size=2)
-    ) as source:
-        with pytest.raises(LinkError, match=r"failed at step 0, slot \d: .*the lamp is out"):
-            source(1, share(student), CPU).fetch(0)
-        assert_answers(bench, bench.teacher, steps=2)
+    dark = dataclasses.replace(bench.teacher, method=Dark())
+    with (
+        live_source(bench.shared, dark, student, LinkConfig(slot_size=2)) as source,
+        pytest.raises(LinkError, match=r"failed at step 0, slot \d: .*the lamp is out"),
+    ):
+        source(1, share(student), CPU).fetch(0)
 
 
 def test_a_source_starts_another_link_in_the_place_of_a_dead_one_and_none_when_the_training_is_over(
@@ -284,18 +308,16 @@ def test_a_slot_that_kills_the_host_is_skipped_in_its_own_training_and_costs_the
     running = other.train.remote(
         bench.shared, dataclasses.replace(bench.teacher, method=Noted(folder=tmp_path)), student, tmp_path / "other"
     )
-    wait_for(lambda: step_of(tmp_path / "other") >= 1)
+    wait_for(lambda: step_of(tmp_path / "other") == MEET)
+    (tmp_path / "go").touch()
     config = LinkConfig(slot_size=2, on_deadly="skip")
     with live_source(bench.shared, deadly, student, config) as source:
         its = source(1, share(student), CPU)
         assert len(its.fetch(0).lr) == 4
         its.done(0)
         assert len(its.fetch(1).lr) == 2
-    undisturbed = SharedTeacherPool(bench.shared, bench.teacher, STEPS, 2, LinkConfig(slot_size=2))
-    with undisturbed as pool:
-        own = train_with(LinkSource(lambda: pool.links, 1, 0, 1, share(student), CPU), student, tmp_path / "own")
-    for name, tensor in ray.get(running).items():
-        assert torch.equal(tensor, own[name]), name
+    worker = TeacherWorker(bench.teacher)
+    assert_equal(ray.get(running), train_with(InOneProcess(share(student), worker), student, tmp_path / "alone"))
 
 
 @pytest.mark.slow
@@ -316,3 +338,14 @@ def test_a_host_that_hangs_over_one_training_is_started_again_for_all(bench: Ben
                 its.done(step)
                 waiting.done(step)
     assert not flag.exists()
+
+
+@pytest.mark.slow
+def test_a_training_through_hosts_has_the_weights_of_one_with_a_pool_of_its_own(bench: Bench, tmp_path: Path) -> None:
+    student, teacher = second_stage(bench, tmp_path)
+    (tmp_path / "go").touch()
+    link = LinkConfig(slot_size=1)
+    with TeacherPool(teacher, ONE, STEPS, student.slots_per_step, link, BoardActor.remote()) as pool:
+        own = train_with(LinkSource(lambda: pool.links, 1, 0, 1, share(student), CPU), student, tmp_path / "own")
+    with live_source(bench.shared, teacher, student, link) as source:
+        assert_equal(train_with(source(1, share(student), CPU), student, tmp_path / "shared"), own)
