@@ -10,17 +10,18 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import ray
 
 from mtkd_dist.config.tree import LinkConfig
+from mtkd_dist.pools.lease import Lease
 from mtkd_dist.pools.link import Link
 from mtkd_dist.pools.link_state import LinkState
 from mtkd_dist.pools.patience import Patience
 from mtkd_dist.pools.shards import slots_of_shard
+from mtkd_dist.pools.teacher_handle import OwnTeacher
 from mtkd_dist.pools.wire import Answer, Meta
 
 PLAN = "the same plan for all"
@@ -72,27 +73,16 @@ class MeasuredLink(Link):
         return time.process_time()
 
 
-@dataclass(frozen=True)
-class OneOfMany:
-    """What the link takes for the handle of a worker."""
+class OneOfMany(OwnTeacher):
+    """What the link takes for a worker of its own."""
 
-    process: Any
-    worker: str
-    returns: dict[str, int] = field(default_factory=dict)
+    def __init__(self, process: Any, worker: str) -> None:
+        super().__init__(process)
+        self._name = worker
 
-    @property
-    def ping(self) -> Any:
-        return self.process.ping
-
-    @property
-    def answer(self) -> OneOfMany:
-        return self
-
-    def options(self, **returns: int) -> OneOfMany:
-        return OneOfMany(self.process, self.worker, returns)
-
-    def remote(self, step: int, slot: int) -> Any:
-        return self.process.answer.options(**self.returns).remote(step, slot, self.worker)
+    def answer(self, lease: Lease) -> tuple[Any, Any]:
+        meta, answer = self._worker.answer.options(num_returns=2).remote(*lease.key, self._name)
+        return meta, answer
 
 
 @ray.remote(num_cpus=0, max_concurrency=1000)
@@ -128,7 +118,7 @@ class ManyStudents:
 def links_of(
     workers: dict[str, Any], steps: int, slots_per_step: int, config: LinkConfig | None = None
 ) -> Iterator[list[Any]]:
-    """Running links; `config.shards` of them share slots and workers."""
+    """Running links; `config.shards` of them share slots and workers, each an actor or one of many in an actor."""
     config = config or LinkConfig()
     links = []
     for shard in range(config.shards):
@@ -140,7 +130,10 @@ def links_of(
             max_bytes=config.max_bytes // config.shards,
             patience=Patience(config.hang_seconds),
         )
-        own = dict(list(workers.items())[shard :: config.shards])
+        own = {
+            name: worker if isinstance(worker, OneOfMany) else OwnTeacher(worker)
+            for name, worker in list(workers.items())[shard :: config.shards]
+        }
         links.append(MeasuredLink.remote(state, own, config, _no_words, _no_words))
     running = [link.run.remote() for link in links]
     try:

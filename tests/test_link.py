@@ -7,51 +7,49 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from ray.exceptions import ActorDiedError, ActorUnavailableError
+from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
 
 from mtkd_dist.config.tree import LinkConfig
-from mtkd_dist.pools import link as link_module
+from mtkd_dist.pools.lease import Lease
 from mtkd_dist.pools.link import Link, LinkError
 from mtkd_dist.pools.link_state import LinkState
 from mtkd_dist.pools.patience import Patience
+from mtkd_dist.pools.teacher_handle import UnknownLink
 
 PLAN = "the digest of the plan"
 Teach = Callable[[int, int], dict[str, Any]]
-
-
-class Method:
-    """`handle.method.options(...).remote(...)`."""
-
-    def __init__(self, call: Callable[..., Any]) -> None:
-        self._call = call
-
-    def options(self, **options: object) -> Method:
-        return self
-
-    def remote(self, *args: object) -> Any:
-        return self._call(*args)
 
 
 class Teacher:
     """Stands for the handle of a worker; `teach` gives its record or raises."""
 
     def __init__(
-        self, teach: Teach, plan: str = PLAN, ping_seconds: float = 0.0, error: type[Exception] | None = None
+        self, teach: Teach, plan: str = PLAN, ping_seconds: float = 0.0, error: Exception | None = None
     ) -> None:
-        async def ping() -> str:
-            await asyncio.sleep(ping_seconds)
-            if error is not None:
-                raise error
-            return plan
+        self.teach = teach
+        self.plan = plan
+        self.ping_seconds = ping_seconds
+        self.error = error
+        self.kills = 0
 
-        def answer(step: int, slot: int) -> tuple[Any, str]:
-            async def meta() -> dict[str, Any]:
-                return teach(step, slot)
+    async def ping(self) -> str:
+        await asyncio.sleep(self.ping_seconds)
+        if self.error is not None:
+            raise self.error
+        return self.plan
 
-            return meta(), f"answer {step} {slot}"
+    def answer(self, lease: Lease) -> tuple[Any, str]:
+        return self.meta(*lease.key), "answer {} {}".format(*lease.key)
 
-        self.ping = Method(ping)
-        self.answer = Method(answer)
+    async def meta(self, step: int, slot: int) -> dict[str, Any]:
+        return self.teach(step, slot)
+
+    def kill(self) -> None:
+        self.kills += 1
+
+    def doubt(self) -> bool:
+        self.kill()
+        return True
 
 
 def good(step: int, slot: int) -> dict[str, Any]:
@@ -87,14 +85,6 @@ def run(
             running.cancel()
 
     return asyncio.run(student())
-
-
-@pytest.fixture
-def killed(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    handles: list[Any] = []
-    monkeypatch.setattr(link_module.ray, "kill", lambda handle, no_restart: handles.append(handle))
-    monkeypatch.setattr(link_module, "REVIVE_SECONDS", 0.01)
-    return handles
 
 
 def failing(times: int, error: Callable[[], Exception], at: tuple[int, int] = (0, 1)) -> Teach:
@@ -138,14 +128,14 @@ def test_a_skipped_slot_is_handed_out_as_none_told_and_counted() -> None:
     assert said[0].startswith("skipped step 0, slot 1: photo 0.1, because 3 teacher workers died")
 
 
-def test_a_worker_that_fails_at_everything_is_started_again_and_the_others_do_its_work(killed: list[Any]) -> None:
+def test_a_worker_that_fails_at_everything_is_started_again_and_the_others_do_its_work() -> None:
     def broken(step: int, slot: int) -> dict[str, Any]:
         raise RuntimeError("the GPU has fallen off the bus")
 
     bad = Teacher(broken)
     answers, stats = run({"bad": bad, "good": Teacher(good)}, step=1)
     assert answers == ["answer 1 0", "answer 1 1"]
-    assert killed == [bad] * stats["lost_workers"]
+    assert bad.kills == stats["lost_workers"] > 0
 
 
 def test_a_worker_of_another_plan_is_refused() -> None:
@@ -158,15 +148,12 @@ class Silent(Teacher):
 
     def __init__(self, step: int, seconds: float = 0.0) -> None:
         super().__init__(good)
+        self.step = step
+        self.seconds = seconds
 
-        def answer(at: int, slot: int) -> tuple[Any, str]:
-            async def meta() -> dict[str, Any]:
-                await asyncio.sleep(seconds if at < step else 1000)
-                return good(at, slot)
-
-            return meta(), f"answer {at} {slot}"
-
-        self.answer = Method(answer)
+    async def meta(self, step: int, slot: int) -> dict[str, Any]:
+        await asyncio.sleep(self.seconds if step < self.step else 1000)
+        return good(step, slot)
 
 
 def test_a_student_that_starves_is_told_what_was_going_on() -> None:
@@ -207,7 +194,20 @@ def test_students_that_hold_themselves_back_do_not_starve(asked: int, max_bytes:
 def test_a_worker_that_ray_gives_up_is_told_of() -> None:
     said: list[str] = []
 
-    answers, _ = run({"a": Teacher(good), "b": Teacher(good, error=ActorDiedError)}, said=said)
+    answers, _ = run({"a": Teacher(good), "b": Teacher(good, error=ActorDiedError())}, said=said)
     assert answers == ["answer 0 0", "answer 0 1"]
     (note,) = said
     assert note.startswith("teacher worker b could not be restarted, 1 are left: ")
+
+
+def test_a_shared_teacher_that_has_forgotten_the_link_is_greeted_again() -> None:
+    answers, stats = run({"a": Teacher(failing(1, lambda: UnknownLink("me")))})
+    assert answers == ["answer 0 0", "answer 0 1"]
+    assert stats["lost_workers"] == 1
+    assert stats["quarantined"] == 0
+
+
+def test_a_shared_teacher_that_cannot_take_the_job_says_why() -> None:
+    refusal = RayTaskError("greet", "ValueError: other images than this run began with", ValueError())
+    with pytest.raises(LinkError, match=r"worker a cannot work for this training: ValueError: other images"):
+        run({"a": Teacher(good, error=refusal)})

@@ -27,9 +27,10 @@ class LinkMachine(RuleBasedStateMachine):
         max_bytes=st.integers(1, 900),
         knows=st.booleans(),
         concurrency=st.integers(1, 2),
+        shared=st.booleans(),
     )
-    def start(self, ranks: int, window: int, max_bytes: int, knows: bool, concurrency: int) -> None:
-        self.concurrency = concurrency
+    def start(self, ranks: int, window: int, max_bytes: int, knows: bool, concurrency: int, shared: bool) -> None:
+        self.concurrency, self.shared = concurrency, shared
         self.ranks, self.window, self.max_bytes, self.knows = ranks, window, max_bytes, knows
         self.now = 0.0
         self.attempt = 0
@@ -49,9 +50,11 @@ class LinkMachine(RuleBasedStateMachine):
             max_bytes=self.max_bytes,
             patience=patience,
             concurrency=self.concurrency,
+            shared=self.shared,
         )
         # What the machine knows by itself: leases that were given, and answers that are with the link.
         self.out: list[Lease] = []
+        self.begun: set[Lease] = set()
         self.kept: set[Key] = set()
         self.deaths: Counter[Key] = Counter()
         self.suspects: set[Key] = set()
@@ -90,11 +93,13 @@ class LinkMachine(RuleBasedStateMachine):
         return [lease.key for lease in self.out if lease.worker == worker and self.state.holds(lease)]
 
     def lose(self, worker: str, blame: bool = True) -> None:
-        in_hand = self.held(worker)[: self.concurrency]
-        if blame and any(self.wanted(key) for key in in_hand):
-            self.suspects.update(in_hand)
-            if len(in_hand) == 1:
-                self.deaths[in_hand[0]] += 1
+        held = [lease for lease in self.out if lease.worker == worker and self.state.holds(lease)]
+        in_hand = [lease for lease in held if lease in self.begun or not self.shared][: self.concurrency]
+        if blame and any(self.wanted(lease.key) for lease in in_hand):
+            self.suspects.update(lease.key for lease in in_hand)
+            # What a shared worker was at for others, nobody knows.
+            if len(in_hand) == 1 and (not self.shared or self.concurrency == 1 or in_hand[0].alone):
+                self.deaths[in_hand[0].key] += 1
         self.state.lose_worker(worker, blame)
 
     def wanted(self, key: Key) -> bool:
@@ -128,6 +133,14 @@ class LinkMachine(RuleBasedStateMachine):
             if self.concurrency > 1 and (held := self.held(lease.worker)):
                 assert not self.suspects & {lease.key, *held}
             self.out.append(lease)
+
+    @precondition(lambda self: self.shared and self.out)
+    @rule(data=st.data())
+    def begin(self, data: st.DataObject) -> None:
+        """Perhaps one that is lost or answered already: the word of it comes too late then."""
+        lease = data.draw(st.sampled_from(self.out))
+        self.begun.add(lease)
+        self.state.began(lease.number, self.now)
 
     @precondition(lambda self: self.out)
     @rule(data=st.data())

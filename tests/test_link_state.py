@@ -7,7 +7,7 @@ import pytest
 from mtkd_dist.pools.evidence import MAX_FAILURES, MAX_LOSSES
 from mtkd_dist.pools.lease import Key, Lease
 from mtkd_dist.pools.link_state import LinkState, StaleAttempt, WrongPlan
-from mtkd_dist.pools.patience import FIRST, NEEDED, Patience
+from mtkd_dist.pools.patience import FIRST, NEEDED, WAITING, Patience
 
 PLAN = "the digest of the plan"
 HANG_SECONDS = 60.0
@@ -399,3 +399,56 @@ def test_teachers_owe_the_oldest_step_and_what_window_and_credits_allow() -> Non
     assert not state.is_owed((1, 0))
     state.acknowledge(1, 0, 0)
     assert state.is_owed((1, 0))
+
+
+def test_waiting_behind_other_links_at_a_shared_worker_is_no_silence_of_it() -> None:
+    state = started(shared=True, slots=range(1), window_steps=1)
+    lease = one_lease(state)
+    assert state.tick(WAITING * HANG_SECONDS - 1) == []
+    begun = WAITING * HANG_SECONDS - 1
+    state.began(lease.number, begun)
+    assert state.tick(begun + FIRST * HANG_SECONDS) == []
+    assert state.tick(begun + FIRST * HANG_SECONDS + 1) == ["a"]
+
+
+def test_a_shared_worker_that_begins_nothing_for_very_long_hangs_at_something_that_nobody_watches() -> None:
+    state = started(shared=True)
+    leases(state)
+    assert state.tick(WAITING * HANG_SECONDS + 1) == ["a"]
+
+
+def test_how_long_a_shared_worker_takes_is_measured_from_the_beginning_of_its_work() -> None:
+    state = started(shared=True, slots=range(1), window_steps=1)
+    for turn in range(NEEDED + 1):
+        asked = 100.0 * turn
+        lease = one_lease(state, asked)
+        state.began(lease.number, asked + 60)
+        assert state.answered(lease, 100, asked + 61)
+        state.lose_answers(1, [lease.key])
+    assert state.patience.p99 == 1
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_a_death_of_a_shared_worker_is_the_fault_of_what_it_had_begun_only(begun: bool) -> None:
+    state = started("", shared=True)
+    for worker in "abc":
+        assert state.deadly_key is None
+        state.add_worker(worker, PLAN, now=0)
+        first, _ = leases(state)
+        if begun:
+            state.began(first.number, now=1)
+        state.lose_worker(worker)
+    assert state.deadly_key == ((0, 0) if begun else None)
+
+
+def test_what_a_shared_worker_died_of_perhaps_beside_others_is_blamed_once_it_was_asked_alone() -> None:
+    state = started("", shared=True, concurrency=2)
+    asked_alone = []
+    while state.deadly_key is None:
+        state.add_worker("a", PLAN, now=0)
+        first = leases(state)[0]
+        asked_alone.append(first.alone)
+        state.began(first.number, now=1)
+        state.lose_worker("a")
+    assert state.deadly_key == (0, 0)
+    assert asked_alone == [False] + [True] * MAX_LOSSES

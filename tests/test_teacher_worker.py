@@ -49,7 +49,7 @@ def test_the_slots_of_a_step_are_its_samples_in_order(job: TeacherJob) -> None:
 def test_a_signal_that_is_not_finite_names_teacher_photograph_and_place(job: TeacherJob) -> None:
     worker = TeacherWorker(job)
     with torch.no_grad():
-        next(worker._networks.teachers["b"].parameters()).fill_(float("nan"))
+        next(worker.networks.teachers["b"].parameters()).fill_(float("nan"))
     sample = job.plan.slots(3, 2)[1][0]
     name = make_store(job.images.parent).names[sample.image]
     with pytest.raises(ValueError, match=r"'teachers' is not finite") as error:
@@ -61,7 +61,7 @@ def test_a_signal_that_is_not_finite_names_teacher_photograph_and_place(job: Tea
 def test_a_signal_that_is_not_finite_in_half_precision_names_the_remedy(job: TeacherJob) -> None:
     worker = TeacherWorker(dataclasses.replace(job, precision="float16"))
     with torch.no_grad():
-        next(worker._networks.teachers["b"].parameters()).fill_(float("inf"))
+        next(worker.networks.teachers["b"].parameters()).fill_(float("inf"))
     said = r"\(teacher b\); it was computed in float16, .*--teacher-precision float32$"
     with pytest.raises(ValueError, match=said):
         worker.answer(step=3, slot=1)
@@ -79,7 +79,7 @@ def test_frozen_networks_compute_as_told_and_answer_in_the_type_of_the_wire(job:
 
 def test_teachers_have_no_gradients(job: TeacherJob) -> None:
     worker = TeacherWorker(job)
-    networks = worker._networks.teachers.values()
+    networks = worker.networks.teachers.values()
     assert not any(p.requires_grad for network in networks for p in network.parameters())
     assert not any(network.training for network in networks)
 
@@ -107,7 +107,7 @@ def test_a_worker_that_starts_later_refuses_another_aggregator(job: TeacherJob) 
 def test_a_signal_of_another_shape_than_before_names_both_and_the_photographs(job: TeacherJob) -> None:
     worker = TeacherWorker(job)
     worker.answer(step=0, slot=0)
-    worker._networks.teachers["a"] = worker._networks.teachers["b"] = torch.nn.Identity()
+    worker.networks.teachers["a"] = worker.networks.teachers["b"] = torch.nn.Identity()
     sample = job.plan.slots(1, 2)[0][0]
     expected = r"'teachers' has the shape \(2, 2, 3, 8, 8\), expected \(2, 2, 3, 16, 16\), for .*y=%d x=%d"
     with pytest.raises(ValueError, match=expected % (sample.y, sample.x)):

@@ -23,10 +23,13 @@ class Evidence:
         self.suspects: set[Key] = set()
         """Keys at which a worker was, perhaps among others, when it died."""
 
-    def died(self, keys: Sequence[Key]) -> None:
-        """A worker died while it was at `keys`. Of several nobody knows which it was: none is blamed yet."""
+    def died(self, keys: Sequence[Key], alone: bool = True) -> None:
+        """A worker died while it was at `keys`, and at no others where it was `alone` with them.
+
+        Of several nobody knows which it was: none is blamed yet.
+        """
         self.suspects.update(keys)
-        if len(keys) == 1:
+        if len(keys) == 1 and alone:
             self._losses[keys[0]] += 1
 
     def failed(self, key: Key, worker: str) -> None:

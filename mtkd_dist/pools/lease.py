@@ -16,6 +16,18 @@ class Lease:
     key: Key
     worker: str
     number: int
+    alone: bool = False
+    """Workers died that were at this key, perhaps among others: nothing is to be worked at beside it."""
+
+
+@dataclass
+class Call:
+    """A lease that the worker has not answered."""
+
+    lease: Lease
+    asked: float
+    began: float | None
+    """When it was the lease's turn, as far as known: a worker of several links is at those of others in between."""
 
 
 @dataclass
@@ -24,18 +36,26 @@ class WorkerLeases:
 
     heard: float
     """When it joined or answered last."""
-    calls: dict[int, tuple[Lease, float]] = field(default_factory=dict)
-    """What it was asked and has not answered, with the time of asking, oldest first; also what was taken back."""
+    calls: dict[int, Call] = field(default_factory=dict)
+    """By the number of the lease, oldest first; also what was taken back."""
     answers: int = 0
     failures_in_a_row: int = 0
     late: bool = False
 
-    def in_hand(self, concurrency: int) -> list[Key]:
+    def in_hand(self, concurrency: int) -> list[Lease]:
         """What it works at, where it works at so many keys at a time."""
-        return [lease.key for lease, _ in itertools.islice(self.calls.values(), concurrency)]
+        begun = (call.lease for call in self.calls.values() if call.began is not None)
+        return list(itertools.islice(begun, concurrency))
 
     def silent_seconds(self, now: float) -> float:
         """Since when it has been at the first of its leases; a worker may hold two, and works at one."""
-        for _, asked in self.calls.values():
-            return now - max(asked, self.heard)
+        for call in self.calls.values():
+            if call.began is not None:
+                return now - max(call.began, self.heard)
+        return 0.0
+
+    def waiting_seconds(self, now: float) -> float:
+        """Since when the first of its leases has waited for its turn, where none has had it."""
+        for call in self.calls.values():
+            return now - max(call.asked, self.heard) if call.began is None else 0.0
         return 0.0

@@ -11,8 +11,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import ray
-from ray.actor import ActorHandle
-from ray.exceptions import ActorDiedError, RayActorError
+from ray.exceptions import ActorDiedError, RayActorError, RayTaskError
 
 from mtkd_dist.config.tree import LinkConfig
 from mtkd_dist.pools.clock import TeacherClock
@@ -20,6 +19,7 @@ from mtkd_dist.pools.errors import root_cause
 from mtkd_dist.pools.evidence import MAX_FAILURES, MAX_LOSSES
 from mtkd_dist.pools.lease import Key, Lease
 from mtkd_dist.pools.link_state import MAX_FAILURES_IN_A_ROW, LinkState, WrongPlan
+from mtkd_dist.pools.teacher_handle import TeacherHandle, UnknownLink
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ class LinkError(RuntimeError):
 class Link:
     """Args:
     state: decides; see `LinkState`.
-    workers: name -> handle of a `TeacherWorker` actor; each joins once it has loaded.
+    workers: by name; each joins once it has loaded.
     config: `starved_seconds` and `on_deadly`.
     describe: (step, slot) -> its photographs in words.
     say: takes a sentence for the screen.
@@ -45,7 +45,7 @@ class Link:
     def __init__(
         self,
         state: LinkState,
-        workers: dict[str, ActorHandle],
+        workers: dict[str, TeacherHandle],
         config: LinkConfig,
         describe: Callable[[int, int], str],
         say: Callable[[str], object],
@@ -111,6 +111,10 @@ class Link:
                 elif time.monotonic() >= max(asked, self._moved) + self._config.starved_seconds:
                     raise LinkError(self._starved(step)) from None
 
+    async def began(self, number: int) -> None:
+        """A worker that other links share is now at the lease of this number."""
+        self._state.began(number, time.monotonic())
+
     async def lost(self, attempt: int, step: int, slots: list[int]) -> None:
         """A student could not read the answers that it took; they are made again."""
         for key in self._state.lose_answers(attempt, [(step, slot) for slot in slots]):
@@ -173,12 +177,11 @@ class Link:
             self._fail(f"the link itself failed: {type(error).__name__}: {error}")
 
     async def _call(self, lease: Lease) -> None:
-        answer = self._workers[lease.worker].answer
-        meta_ref, answer_ref = answer.options(num_returns=2).remote(*lease.key)
+        meta_ref, answer_ref = self._workers[lease.worker].answer(lease)
         try:
             # Only the small record is awaited: awaiting the answer would copy it to this node.
             meta = await meta_ref
-        except RayActorError:
+        except (RayActorError, UnknownLink):
             if self._state.holds(lease):
                 self._lose(lease.worker, blame=True)
         except Exception as error:
@@ -202,9 +205,9 @@ class Link:
         self._clock.answered(lease.worker, now)
         restart = self._state.failed(lease, now)
         self._judge()
-        if restart and self._error is None:
-            # It may be the worker, not its keys: a GPU that has fallen off the bus fails at everything.
-            self._restart(lease.worker, f"failed {MAX_FAILURES_IN_A_ROW} times in a row", blame=False)
+        if restart and self._error is None and self._workers[lease.worker].doubt():
+            logger.warning("teacher worker %s failed %d times in a row: killed", lease.worker, MAX_FAILURES_IN_A_ROW)
+            self._lose(lease.worker, blame=False)
 
     def _judge(self) -> None:
         """A key that harms the teachers ends the run, or is left out of it."""
@@ -231,11 +234,6 @@ class Link:
         except (OSError, ValueError) as error:
             return f"photographs unknown: {error}"
 
-    def _restart(self, worker: str, why: str, blame: bool) -> None:
-        logger.warning("teacher worker %s %s: it is killed and started again", worker, why)
-        ray.kill(self._workers[worker], no_restart=False)
-        self._lose(worker, blame)
-
     def _lose(self, worker: str, blame: bool) -> None:
         self._state.lose_worker(worker, blame)
         self._clock.lost(worker)
@@ -247,7 +245,7 @@ class Link:
         """Wait until a worker has loaded, for the first time or after a restart by Ray, then give it leases."""
         while True:
             try:
-                plan = await self._workers[worker].ping.remote()
+                plan = await self._workers[worker].ping()
                 self._state.add_worker(worker, plan, time.monotonic())
             except WrongPlan as error:
                 self._fail(str(error))
@@ -262,6 +260,9 @@ class Link:
                 return
             except RayActorError:
                 await asyncio.sleep(REVIVE_SECONDS)
+            except RayTaskError as error:
+                self._fail(f"teacher worker {worker} cannot work for this training: {root_cause(error)}")
+                return
             else:
                 if self._started:
                     self._clock.joined(worker, time.monotonic())
@@ -273,7 +274,9 @@ class Link:
             await self._busy.wait()
             await asyncio.sleep(TICK_SECONDS)
             for worker in self._state.tick(time.monotonic()):
-                self._restart(worker, "hangs", blame=True)
+                logger.warning("teacher worker %s hangs: it is killed and started again", worker)
+                self._workers[worker].kill()
+                self._lose(worker, blame=True)
             self._pump()
             if not self._state.calls:
                 self._busy.clear()

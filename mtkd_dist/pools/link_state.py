@@ -19,7 +19,7 @@ import heapq
 from collections.abc import Set
 
 from mtkd_dist.pools.evidence import Evidence
-from mtkd_dist.pools.lease import Key, Lease, WorkerLeases
+from mtkd_dist.pools.lease import Call, Key, Lease, WorkerLeases
 from mtkd_dist.pools.patience import Patience
 
 MAX_FAILURES_IN_A_ROW = 3
@@ -45,6 +45,8 @@ class LinkState:
         patience: how long a worker may take.
         concurrency: leases that a worker works at side by side. With more than 1, a key at which a worker died is
             leased alone until it has been answered, so that no other is blamed for what it does.
+        shared: the workers are those of other links too, which come in between: each says when it begins a lease
+            (`began`). Until then a lease waits, which is no silence of the worker and no sign against the key.
         leases_per_worker: 2 keeps a worker busy while its answer is on its way.
     """
 
@@ -58,6 +60,7 @@ class LinkState:
         max_bytes: int,
         patience: Patience,
         concurrency: int = 1,
+        shared: bool = False,
         leases_per_worker: int = 2,
     ) -> None:
         self.plan = plan
@@ -67,6 +70,7 @@ class LinkState:
         self.max_bytes = max_bytes
         self.patience = patience
         self.concurrency = concurrency
+        self.shared = shared
         self.leases_per_worker = leases_per_worker
         self.slot_bytes: int | None = None
         """Of the largest answer; nothing is known before the first: until then only the oldest step is leased."""
@@ -127,9 +131,11 @@ class LinkState:
             return []
         self._calls -= len(lost.calls)
         in_hand = lost.in_hand(self.concurrency)
-        if blame and any(map(self._wanted, in_hand)):
-            self._evidence.died(in_hand)
-        return [lease.key for lease, _ in lost.calls.values() if self._release(lease)]
+        keys = [lease.key for lease in in_hand]
+        if blame and any(map(self._wanted, keys)):
+            alone = not self.shared or self.concurrency == 1 or all(lease.alone for lease in in_hand)
+            self._evidence.died(keys, alone)
+        return [call.lease.key for call in lost.calls.values() if self._release(call.lease)]
 
     @property
     def deadly_key(self) -> Key | None:
@@ -166,16 +172,18 @@ class LinkState:
         late_seconds, slow_seconds = self.patience.late_seconds, self.patience.slow_seconds
         for name, worker in self._workers.items():
             silent = worker.silent_seconds(now)
-            if silent > self.patience.hung_seconds(worker.answers):
+            waiting = worker.waiting_seconds(now)
+            if silent > self.patience.hung_seconds(worker.answers) or waiting > self.patience.waiting_seconds:
                 hung.append(name)
             elif not worker.late and silent > late_seconds and self._has_another(name):
                 worker.late = True
-                for lease, _ in worker.calls.values():
-                    self.released += lease in self.leased.get(lease.key, ())
-                    self._release(lease)
+                for call in worker.calls.values():
+                    self.released += call.lease in self.leased.get(call.lease.key, ())
+                    self._release(call.lease)
             elif silent > slow_seconds:
                 self._slow.add(name)
-                held = (lease for lease, _ in worker.calls.values() if lease in self.leased.get(lease.key, ()))
+                calls = (call.lease for call in worker.calls.values())
+                held = (lease for lease in calls if lease in self.leased.get(lease.key, ()))
                 self._hedges += [lease.key for lease in held if self._wanted(lease.key)]
         self._hedges.sort(reverse=True)
         return hung
@@ -195,6 +203,12 @@ class LinkState:
             return self._give(self._hedges.pop(), quick, now)
         least = None if key is None else self._least_busy(key)
         return None if key is None or least is None else self._give(key, least, now)
+
+    def began(self, number: int, now: float) -> None:
+        """A shared worker is at the lease of this number. Of one that is answered or lost, it comes too late."""
+        for worker in self._workers.values():
+            if number in worker.calls:
+                worker.calls[number].began = now
 
     def holds(self, lease: Lease) -> bool:
         """Whether the worker still owes this very answer; an error of any other call is an old story."""
@@ -283,11 +297,11 @@ class LinkState:
         worker = self._workers.get(lease.worker)
         if worker is None or lease.number not in worker.calls:
             return None
-        _, asked = worker.calls.pop(lease.number)
+        call = worker.calls.pop(lease.number)
         self._calls -= 1
         # The first answer may have warmed up or compiled.
-        if worker.answers:
-            self.patience.took(now - max(asked, worker.heard))
+        if worker.answers and call.began is not None:
+            self.patience.took(now - max(call.began, worker.heard))
         worker.heard, worker.late = now, False
         return worker
 
@@ -329,7 +343,7 @@ class LinkState:
         def is_open(worker: WorkerLeases) -> bool:
             if key in suspects:
                 return not worker.calls
-            holds_one = bool(suspects) and any(lease.key in suspects for lease, _ in worker.calls.values())
+            holds_one = bool(suspects) and any(call.lease.key in suspects for call in worker.calls.values())
             return len(worker.calls) < self.leases_per_worker and not holds_one
 
         free = (
@@ -342,8 +356,8 @@ class LinkState:
     def _give(self, key: Key, name: str, now: float) -> Lease:
         self._leases += 1
         self._calls += 1
-        lease = Lease(key, name, self._leases)
-        self._workers[name].calls[lease.number] = (lease, now)
+        lease = Lease(key, name, self._leases, alone=self.concurrency > 1 and key in self._evidence.suspects)
+        self._workers[name].calls[lease.number] = Call(lease, now, None if self.shared else now)
         self.leased.setdefault(key, []).append(lease)
         return lease
 

@@ -86,26 +86,40 @@ def load_networks(
     for teacher in teachers:
         check_digest(teacher.path, teacher.digest)
 
-    def frozen(name: str, network: nn.Module, scale: int, images: Tensor | None) -> Frozen:
-        fits = dtype if images is None else fitting_dtype(network.to(device), images, dtype)
-        if fits != dtype:
-            logger.warning("%s computes in float32: its answers are not finite as %s", name, dtype)
-        return Frozen(name, network, scale, device, fits, capture)
+    def frozen(teacher: TeacherFile) -> Frozen:
+        network = load_network(teacher.path, scale=scale, input_range=teacher.input_range).module
+        fits = _fitting(f"teacher {teacher.name}", network.to(device), sample, dtype)
+        return Frozen(f"teacher {teacher.name}", network, scale, device, fits, capture)
 
-    networks = FrozenNetworks(
-        {
-            t.name: frozen(
-                f"teacher {t.name}", load_network(t.path, scale=scale, input_range=t.input_range).module, scale, sample
-            )
-            for t in teachers
-        }
-    )
+    networks = FrozenNetworks({teacher.name: frozen(teacher) for teacher in teachers})
     if aggregator is None:
         return networks
-    images = None if sample is None else networks.teacher_images(sample)
+    return add_aggregator(networks, teachers, aggregator, scale, device, dtype, sample, aggregator_digest)
+
+
+def add_aggregator(
+    networks: FrozenNetworks,
+    teachers: tuple[TeacherFile, ...],
+    aggregator: Path,
+    scale: int,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+    sample: Tensor | None = None,
+    aggregator_digest: str | None = None,
+) -> FrozenNetworks:
+    """Networks of `teachers` that are loaded, with this aggregator; see `load_networks`."""
     check_digest(aggregator, aggregator_digest)
-    network = load_aggregator(aggregator, digests_of(teachers), scale)
-    return FrozenNetworks(networks.teachers, frozen("the aggregator", network, 1, images))
+    network = load_aggregator(aggregator, digests_of(teachers), scale).to(device)
+    images = None if sample is None else networks.teacher_images(sample)
+    fits = _fitting("the aggregator", network, images, dtype)
+    return FrozenNetworks(networks.teachers, Frozen("the aggregator", network, 1, device, fits))
+
+
+def _fitting(name: str, network: nn.Module, images: Tensor | None, dtype: torch.dtype) -> torch.dtype:
+    fits = dtype if images is None else fitting_dtype(network, images, dtype)
+    if fits != dtype:
+        logger.warning("%s computes in float32: its answers are not finite as %s", name, dtype)
+    return fits
 
 
 def check_digest(path: Path, digest: str | None) -> None:
@@ -155,22 +169,24 @@ def describe_slot(images: Path, plan: Plan, slot_size: int, step: int, slot: int
 
 
 class TeacherWorker:
-    def __init__(self, job: TeacherJob) -> None:
+    """Args:
+    frozen: networks that are there already, of the job's teachers and perhaps its aggregator; what is missing of them
+        is loaded.
+    """
+
+    def __init__(self, job: TeacherJob, frozen: FrozenNetworks | None = None) -> None:
         use_threads(job.pool.threads)
         self._job = job
         self._device = pick_device(job.pool.gpus > 0)
         self._store = open_images(job.images, job.plan)
         lr, _ = cut_slot(self._store, job.plan.slots(0, job.slot_size)[0], job.plan.patch)
         self._dtype = inference_dtype(job.precision, self._device)
-        self._networks = load_networks(
-            job.teachers,
-            job.aggregator,
-            job.scale,
-            self._device,
-            self._dtype,
-            sample=torch.from_numpy(lr).to(self._device).float().div_(255),
-            aggregator_digest=job.aggregator_digest,
-        )
+        sample = torch.from_numpy(lr).to(self._device).float().div_(255)
+        how = (job.scale, self._device, self._dtype, sample)
+        networks = frozen or load_networks(job.teachers, None, *how)
+        if job.aggregator is not None and networks.aggregator is None:
+            networks = add_aggregator(networks, job.teachers, job.aggregator, *how, job.aggregator_digest)
+        self.networks = networks
         if self._device.type == "cuda":
             # Made on the default stream, used on others.
             torch.cuda.synchronize(self._device)
@@ -202,7 +218,7 @@ class TeacherWorker:
             with torch.inference_mode():
                 lr_01 = unpack([lr], self._device)
                 try:
-                    signals = pack(job.method.teach(lr_01, self._networks), job.wire)
+                    signals = pack(job.method.teach(lr_01, self.networks), job.wire)
                 except NonFiniteSignal as error:
                     raise ValueError(self._blame(error, lr_01, samples)) from error
             self._check_shapes(signals, samples)
@@ -242,15 +258,15 @@ class TeacherWorker:
         lr = cut_slot(self._store, samples, job.plan.patch)[0]
         lr_01 = unpack([lr], self._device)
         parts: dict[str, Callable[[], object]] = {"cut": lambda: cut_slot(self._store, samples, job.plan.patch)}
-        parts |= {name: functools.partial(teacher, lr_01) for name, teacher in self._networks.teachers.items()}
-        if self._networks.aggregator is not None:
-            images = self._networks.teacher_images(lr_01)
-            parts["aggregator"] = functools.partial(self._networks.aggregator, images)
+        parts |= {name: functools.partial(teacher, lr_01) for name, teacher in self.networks.teachers.items()}
+        if self.networks.aggregator is not None:
+            images = self.networks.teacher_images(lr_01)
+            parts["aggregator"] = functools.partial(self.networks.aggregator, images)
         return parts
 
     def _blame(self, error: NonFiniteSignal, lr: Tensor, samples: list[Sample]) -> str:
         """The signal, its samples, the networks that are not finite for them before they are packed, and a remedy."""
-        teachers = self._networks.teachers
+        teachers = self.networks.teachers
         guilty = [name for name, teacher in teachers.items() if not teacher(lr[error.rows]).isfinite().all()]
         where = "; ".join(describe(self._store, samples[row]) for row in error.rows)
         who = f"teacher {', '.join(guilty)}" if guilty else "the teachers themselves are finite there"
