@@ -16,8 +16,10 @@ from rich.console import Console
 from mtkd_dist.command import EXIT_INTERRUPTED, EXIT_USAGE, refuse_unseen, work_in
 from mtkd_dist.config.load import ConfigError, flatten
 from mtkd_dist.config.tree import Config
+from mtkd_dist.methods import Aggregation
 from mtkd_dist.pools.cluster import cluster, sigterm_as_interrupt
-from mtkd_dist.pools.placement import PoolSize
+from mtkd_dist.pools.teacher_hosts import TeacherHosts
+from mtkd_dist.pools.teacher_worker import TeacherJob
 from mtkd_dist.stages.answers import prepare, rendered_teachers
 from mtkd_dist.stages.check import check
 from mtkd_dist.stages.inputs import fetched
@@ -26,11 +28,12 @@ from mtkd_dist.stages.photos import prepare_images
 from mtkd_dist.stages.run import Run, say
 from mtkd_dist.stages.teachers import ReadyTeachers, run_teachers
 from mtkd_dist.tracking.tracker import Tracker
+from mtkd_dist.train.live import live_source
 from mtkd_tune.check import check_sweep
 from mtkd_tune.cost import aggregators_work, cost, sentences, teachers_work
 from mtkd_tune.load import base_config, load_sweep
 from mtkd_tune.results import BEST, hand_back
-from mtkd_tune.room import room_of
+from mtkd_tune.room import Room, room_of
 from mtkd_tune.search import refused
 from mtkd_tune.shared import LiveTeachers, share
 from mtkd_tune.space import Space
@@ -116,7 +119,7 @@ def run_sweep(sweep: SweepConfig, base: Config, space: Space, output: Path, cons
             teachers = run_teachers(run)
             if not live:
                 prepare(run, rendered_teachers(run, teachers.files, teachers.digests))
-            with _live_teachers(run, teachers, room.teachers) as hosts:
+            with _live_teachers(run, teachers, room) as hosts:
                 shared = share(run, teachers, sweep, room.trial, hosts)
                 track = TrackTrials(
                     tracker,
@@ -142,12 +145,27 @@ def _texts(config: Config) -> Mapping[str, str]:
 
 
 @contextlib.contextmanager
-def _live_teachers(run: Run, teachers: ReadyTeachers, pool: PoolSize | None) -> Iterator[LiveTeachers | None]:
+def _live_teachers(run: Run, teachers: ReadyTeachers, room: Room) -> Iterator[LiveTeachers | None]:
     """One pool of teachers for all trials; None where their images are rendered."""
-    if pool is None:
+    if room.teachers is None:
         yield None
         return
-    raise NotImplementedError
+    config = run.config
+    job = TeacherJob(
+        method=Aggregation(),
+        plan=run.plan(config.distil),
+        slot_size=config.link.slot_size,
+        scale=config.scale,
+        images=run.images.folder,
+        teachers=teachers.files,
+        aggregator=None,
+        wire=config.link.wire,
+        pool=room.teachers,
+        precision=config.teacher_precision,
+    )
+    run.say(f"teachers  {room.teachers.workers} hosts that all trials share")
+    with TeacherHosts(job, room.teachers, room.concurrent, run.say) as hosts:
+        yield functools.partial(live_source, hosts)
 
 
 def _hand_back(
