@@ -1,0 +1,125 @@
+"""What a sweep gains from teachers that answer once, against one in which every trial runs its own.
+
+    pytest -m slow benchmarks/test_sweep.py
+
+The default sweep, with teachers that are trained before and not counted. The naive way is charitable: the same search,
+the same process for each trial and as many at a time, without Ray's pools; only that nothing is shared: the teachers
+answer in every step in the trial's own process, and each trial trains its own aggregator. Prints one Markdown table;
+`--write` of this folder's conftest puts it into `benchmarks/results/sweep.md`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import dataclasses
+import functools
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import ray
+import torch
+import yaml
+
+from benchmarks.results_table import Table
+from mtkd_dist import launch
+from mtkd_dist.config.tree import LinkConfig
+from mtkd_dist.methods import Batch
+from mtkd_dist.pools.teacher_worker import TeacherJob, TeacherWorker
+from mtkd_dist.train.alone import Sources
+from mtkd_dist.train.job import StudentJob
+from mtkd_dist.train.source import Share, batch_of
+from mtkd_tune import sweep
+from mtkd_tune.load import base_config, load_sweep
+from mtkd_tune.shared import Shared
+
+NAIVE_TRIALS = 2
+TABLE = Table("sweep", ["way", "early stopping", "trials", "minutes", "student steps", "trials/h", "ratio to naive"])
+
+
+class OwnTeachers:
+    """A source whose teachers answer in this process."""
+
+    def __init__(self, teacher: TeacherJob, share: Share, device: torch.device) -> None:
+        self.share = share
+        self._worker = TeacherWorker(teacher)
+        self._device = device
+
+    def fetch(self, step: int) -> Batch:
+        answers = [self._worker.answer(step, slot)[1] for slot in self.share.slots]
+        return batch_of(answers, self._device, channels_last=False)
+
+    def done(self, step: int) -> None:
+        pass
+
+
+@contextlib.contextmanager
+def own_teachers(
+    teacher: TeacherJob, student: StudentJob, link: LinkConfig, say: Callable[[str], object]
+) -> Iterator[Sources]:
+    yield lambda attempt, share, device: OwnTeachers(teacher, share, device)
+
+
+class NothingShared(Shared):
+    def aggregator_folder(self, key: str) -> Path:
+        return self.output / "aggregators" / f"{key}-{os.getpid()}"
+
+
+def share_nothing(share: Callable[..., Shared], *arguments: object) -> Shared:
+    shared = share(*arguments)
+    # What `teacher_outputs: live` would say, had this way its own hosts.
+    values = {field.name: getattr(shared, field.name) for field in dataclasses.fields(Shared)}
+    return NothingShared(**values | {"live": own_teachers})
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, list[str]]]:
+    """A folder, and the default sweep's teachers as files in it."""
+    folder = tmp_path_factory.mktemp("sweep")
+    base = base_config(load_sweep(["--output", str(folder / "first")]))
+    ray.init(address="local", num_cpus=os.cpu_count(), include_dashboard=True, log_to_driver=False)
+    short = dataclasses.replace(base.distil, steps=2)
+    file = folder / "teachers.yaml"
+    config = dataclasses.replace(base, aggregate=short, distil=short, teacher_outputs="live")
+    file.write_text(yaml.safe_dump(dataclasses.asdict(config)))
+    assert launch.main(["--config", str(file)]) == 0
+    names = [path.parent.name for path in sorted((folder / "first" / "teachers").glob("*/weights.safetensors"))]
+    yield folder, [f"{folder}/first/teachers/{name}/weights.safetensors:name={name}" for name in names]
+    ray.shutdown()
+
+
+def run(folder: Path, name: str, teachers: list[str], *flags: str) -> tuple[float, list[dict[str, str]]]:
+    """Seconds of a sweep from its first to its last trial, what is rendered before included; and its trials."""
+    file = folder / f"{name}.yaml"
+    file.write_text(yaml.safe_dump({"output": str(folder / name), "launch": {"teachers": teachers}}))
+    began = time.monotonic()
+    assert sweep.main(["--config", str(file), *flags]) == 0
+    seconds = time.monotonic() - began
+    with (folder / name / "trials.csv").open() as text:
+        rows = list(csv.DictReader(text))
+    assert {row["status"] for row in rows} <= {"done", "stopped"}
+    return seconds, rows
+
+
+def tell(way: str, stopping: str, seconds: float, rows: list[dict[str, str]], naive: float | None) -> float:
+    """Trials per hour."""
+    rate = len(rows) / seconds * 3600
+    steps = sum(int(row["step"]) for row in rows)
+    ratio = "1.0" if naive is None else f"{rate / naive:.1f}"
+    TABLE.add(way, stopping, str(len(rows)), f"{seconds / 60:.1f}", str(steps), f"{rate:.0f}", ratio)
+    return rate
+
+
+@pytest.mark.slow
+def test_trials_per_hour(trained: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, teachers = trained
+    with monkeypatch.context() as patch:
+        patch.setattr(sweep, "prepare", lambda run, rendered: None)
+        patch.setattr(sweep, "share", functools.partial(share_nothing, sweep.share))
+        seconds, rows = run(folder, "naive", teachers, "--num-samples", str(NAIVE_TRIALS), "--scheduler", "none")
+    naive = tell("every trial runs its own teachers", "none", seconds, rows, None)
+    tell("shared", "none", *run(folder, "all", teachers, "--scheduler", "none"), naive)
+    tell("shared", "asha", *run(folder, "default", teachers), naive)
