@@ -17,8 +17,11 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from rich.console import Console
 
+from mtkd_dist import launch
+from mtkd_dist.config.load import load_config
 from mtkd_dist.config.presets import PRESETS
 from mtkd_dist.config.tree import AnswersConfig, Config, LinkConfig, TrainingConfig
 from mtkd_dist.data import ImageStore
@@ -26,6 +29,7 @@ from mtkd_dist.methods import Batch
 from mtkd_dist.models import build_aggregator, build_network, digest_file
 from mtkd_dist.pools.placement import PoolSize, Resources
 from mtkd_dist.pools.teacher_worker import TeacherJob, digests_of, load_networks
+from mtkd_dist.stages import manifest
 from mtkd_dist.stages.run import Run
 from mtkd_dist.stages.teachers import ReadyTeachers
 from mtkd_dist.tracking.tracker import Untracked
@@ -36,7 +40,7 @@ from mtkd_tune.reports import REPORTED
 from mtkd_tune.shared import Shared, share
 from mtkd_tune.tree import PbtConfig, SweepConfig
 from mtkd_tune.trial import LOG, run_trial
-from tests.nets import TINY, TINY_AGGREGATOR, make_aggregator, make_store, make_teacher, nearest_teacher
+from tests.nets import TINY, TINY_AGGREGATOR, make_aggregator, make_store, make_teacher, nearest_teacher, write_photos
 
 Metrics = dict[str, Any]
 SMALL = TrainingConfig(steps=4, batch_size=4, patch=8, ema=0.9, checkpoint_every=2, validate_every=2)
@@ -399,3 +403,40 @@ def test_a_sweep_whose_trials_could_have_no_score_is_refused(sweep: Sweep, tmp_p
     given = dataclasses.replace(sweep.config, aggregator="given.safetensors")
     with pytest.raises(ValueError, match="target: aggregate trains aggregators, and one is given"):
         share(sweep.run(tmp_path, given), sweep.ready, SweepConfig(target="aggregate"), ONE)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_launch_with_the_configuration_of_a_trial_ends_with_its_aggregator_and_its_student(tmp_path: Path) -> None:
+    teachers = [nearest_teacher(tmp_path, name) for name in "ab"]
+    write_photos(tmp_path / "photos", 4)
+    training = dataclasses.asdict(SMALL) | {"learning_rate": 1e-3}
+    settings = {
+        "data": [str(tmp_path / "photos")],
+        "teachers": [f"{teacher.path}:name={teacher.name}" for teacher in teachers],
+        "student": TINY,
+        "aggregator": TINY_AGGREGATOR,
+        "scale": 2,
+        "link": {"slot_size": 2},
+        "teacher_outputs": "cached",
+        "aggregate": training,
+        "distil": training | {"rates": [2e-3, 5e-4]},
+        # One student with one thread.
+        "num_gpus": 1,
+    }
+    (tmp_path / "best.yaml").write_text(yaml.safe_dump(settings))
+    launched = tmp_path / "launched"
+    arguments = ["--config", str(tmp_path / "best.yaml"), "--output", str(launched)]
+    assert launch.main(arguments) == 0
+    files = tuple(dataclasses.replace(teacher, digest=digest_file(teacher.path)) for teacher in teachers)
+    stores = [ImageStore.open(launched / "images" / f"{name}-x2") for name in ("train", "validation")]
+    config = load_config(arguments)
+    run = Run(config, tmp_path / "sweep", Console(file=io.StringIO()), Untracked(), Resources(1, 0), *stores, {})
+    shared = share(run, ReadyTeachers(files, digests_of(files), {}), SweepConfig(), ONE)
+    scores = trial(shared, "trial-0001")
+    aggregator = shared.aggregator_folder(scores[0]["aggregator"]) / "aggregator.safetensors"
+    assert digest_file(aggregator) == digest_file(launched / "aggregator.safetensors")
+    assert student_of(shared, "trial-0001") == digest_file(launched / "student.safetensors")
+    left = manifest.read(launched / "distil")
+    assert left is not None
+    assert left.summary["validation"]["validation_psnr_y"] == scores[-1]["psnr_y"]
