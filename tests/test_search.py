@@ -16,7 +16,7 @@ from ray.tune.search import SearchGenerator
 from mtkd_dist.config.load import ConfigError
 from mtkd_dist.config.presets import PRESETS
 from mtkd_tune.check import check_sweep
-from mtkd_tune.search import PATIENCE, RateChange, grace_steps, scheduler, searcher
+from mtkd_tune.search import PATIENCE, grace_steps, scheduler, searcher, within
 from mtkd_tune.space import Space, why_not
 from mtkd_tune.tree import AshaConfig, PbtConfig, SweepConfig, TrialConfig
 
@@ -134,16 +134,13 @@ def test_no_scheduler_is_tunes_own_that_stops_nothing() -> None:
     assert type(scheduler(space_of(sweep), sweep, BASE)) is FIFOScheduler
 
 
-@given(st.floats(1e-6, 1e-1), st.lists(st.floats(0.01, 100), min_size=1), st.integers(0, 99))
-def test_a_changed_rate_is_a_factor_away_within_the_searched_range_and_nothing_else_changes(
-    rate: float, factors: list[float], seed: int
-) -> None:
-    low, high = 1e-4, 1e-2
+@given(st.floats(1e-6, 1e-1))
+def test_a_changed_rate_stays_within_the_searched_range_and_nothing_else_changes(rate: float) -> None:
     before = {"loss.levels": 2, "distil.learning_rate": rate}
-    after = RateChange("distil.learning_rate", factors, (low, high), seed)(before)
+    after = within("distil.learning_rate", 1e-4, 1e-2, before)
     assert after["loss.levels"] == 2
-    assert low <= after["distil.learning_rate"] <= high
-    assert after["distil.learning_rate"] in [min(max(rate * factor, low), high) for factor in factors]
+    assert 1e-4 <= after["distil.learning_rate"] <= 1e-2
+    assert after["distil.learning_rate"] in (rate, 1e-4, 1e-2)
     assert before["distil.learning_rate"] == rate
 
 
@@ -190,6 +187,13 @@ def test_pbt_copies_the_better_trial_where_a_part_ends_and_neither_between_nor_a
     assert controller.saved == [good]
     assert bad.config == {"distil.learning_rate": 2e-3}
     assert good.config == {"distil.learning_rate": 1e-3}
+
+
+def test_pbt_never_leaves_the_range_that_is_searched() -> None:
+    sweep = SweepConfig(search=RATE, scheduler="pbt", pbt=PbtConfig(factors=[1000.0]))
+    pbt = scheduler(space_of(sweep), sweep, BASE)
+    donor = Trial("trial", stub=True, config={"loss.levels": 2, "distil.learning_rate": 1e-3})
+    assert pbt._get_new_config(donor, donor)[0] == {"loss.levels": 2, "distil.learning_rate": 1e-2}
 
 
 def sweep_of(**changes: Any) -> SweepConfig:
