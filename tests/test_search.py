@@ -16,7 +16,7 @@ from ray.tune.search import SearchGenerator
 from mtkd_dist.config.load import ConfigError
 from mtkd_dist.config.presets import PRESETS
 from mtkd_tune.check import check_sweep
-from mtkd_tune.search import PATIENCE, grace_steps, scheduler, searcher, within
+from mtkd_tune.search import PATIENCE, grace_steps, scheduler, searcher
 from mtkd_tune.space import Space, why_not
 from mtkd_tune.tree import AshaConfig, PbtConfig, SweepConfig, TrialConfig
 
@@ -137,7 +137,8 @@ def test_no_scheduler_is_tunes_own_that_stops_nothing() -> None:
 @given(st.floats(1e-6, 1e-1))
 def test_a_changed_rate_stays_within_the_searched_range_and_nothing_else_changes(rate: float) -> None:
     before = {"loss.levels": 2, "distil.learning_rate": rate}
-    after = within("distil.learning_rate", 1e-4, 1e-2, before)
+    pbt = scheduler(Space.parse(RATE, BASE), SweepConfig(search=RATE, scheduler="pbt"), BASE)
+    after = pbt.within_limits(before)
     assert after["loss.levels"] == 2
     assert 1e-4 <= after["distil.learning_rate"] <= 1e-2
     assert after["distil.learning_rate"] in (rate, 1e-4, 1e-2)

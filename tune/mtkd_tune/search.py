@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import random
 from collections import Counter
-from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -142,11 +140,6 @@ def grace_steps(sweep: SweepConfig, base: Config) -> int:
     return max(1, math.ceil(asked / training.validate_every)) * training.validate_every
 
 
-def within(name: str, low: float, high: float, values: dict[str, Any]) -> dict[str, Any]:
-    """`values` with that of `name` moved to the nearest one from `low` to `high`."""
-    return values | {name: min(max(values[name], low), high)}
-
-
 class PartwiseTraining(PopulationBasedTraining):
     """Population-based training of one learning rate that compares trials where a part ends, and nowhere else.
 
@@ -155,7 +148,7 @@ class PartwiseTraining(PopulationBasedTraining):
     """
 
     def __init__(
-        self, part_steps: int, steps: int, name: str, factors: Sequence[float], limits: tuple[float, float]
+        self, part_steps: int, steps: int, name: str, factors: list[float], limits: tuple[float, float]
     ) -> None:
         super().__init__(
             time_attr=STEP,
@@ -165,10 +158,16 @@ class PartwiseTraining(PopulationBasedTraining):
             hyperparam_mutations={name: tune.uniform(*limits)},
             resample_probability=0.0,
             perturbation_factors=tuple(factors),
-            custom_explore_fn=functools.partial(within, name, *limits),
+            custom_explore_fn=self.within_limits,
             log_config=False,
         )
         self._part_steps, self._steps = part_steps, steps
+        self._name, self._limits = name, limits
+
+    def within_limits(self, values: dict[str, Any]) -> dict[str, Any]:
+        """`values` of a trial, with the nearest learning rate that may be searched."""
+        low, high = self._limits
+        return values | {self._name: min(max(values[self._name], low), high)}
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         # Tune refuses searchers here, since they would learn of values that a trial no longer has. Ours gives the first
