@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
 from collections import Counter
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,18 +18,24 @@ from ray.tune.search.optuna import OptunaSearch
 
 from mtkd_dist.config.load import ConfigError
 from mtkd_dist.config.tree import Config
+from mtkd_dist.stages.manifest import write_json
 from mtkd_tune.space import Space, why_not
 from mtkd_tune.tree import Objective, SweepConfig
 
 STEP, SCORE = "step", "psnr_y"
 """What trials report: the step of a validation and its PSNR-Y in dB."""
 MODES: dict[Objective, str] = {"psnr_y": "max", "params": "min", "latency_ms": "min"}
+REFUSED = "refused.json"
+"""File of a sweep's folder: why combinations were refused -> how many."""
 PATIENCE = 1000
 """Combinations in a row that cannot work, after which the search is given up."""
 
 
-def searcher(space: Space, sweep: SweepConfig, base: Config) -> FeasibleSearch:
+def searcher(space: Space, sweep: SweepConfig, base: Config, refused: Path) -> FeasibleSearch:
     """What Tune asks for the values of each trial; they come as {name of the configuration: value}.
+
+    `refused`: file of the reasons why combinations were refused, and their numbers. (Tune searches with a copy that
+    nobody else gets to see.)
 
     It knows metric and mode: Tune is not to be given them a second time.
     """
@@ -41,7 +49,15 @@ def searcher(space: Space, sweep: SweepConfig, base: Config) -> FeasibleSearch:
     if len(metric) == 1:
         (metric,), (mode,) = metric, mode
     inner = OptunaSearch(space.distributions(), metric, mode, sampler=sampler)
-    return FeasibleSearch(inner, space, base, random_trials)
+    return FeasibleSearch(inner, space, base, random_trials, refused)
+
+
+def refused(folder: Path) -> Counter[str]:
+    """Why the search of the sweep in `folder` refused combinations -> how many."""
+    try:
+        return Counter(json.loads((folder / REFUSED).read_text()))
+    except FileNotFoundError:
+        return Counter()
 
 
 class FeasibleSearch(Searcher):
@@ -53,13 +69,13 @@ class FeasibleSearch(Searcher):
     a failure.
     """
 
-    def __init__(self, inner: Searcher, space: Space, base: Config, random_trials: int) -> None:
+    def __init__(self, inner: Searcher, space: Space, base: Config, random_trials: int, file: Path) -> None:
         super().__init__(metric=inner.metric, mode=inner.mode)
         # Under this name Tune looks for what a searcher wraps, and saves both.
         self.searcher = inner
         self.refused: Counter[str] = Counter()
         """Why combinations were refused -> how many."""
-        self._space, self._base, self._random_trials = space, base, random_trials
+        self._space, self._base, self._random_trials, self._file = space, base, random_trials, file
         self._scored = 0
         """Trials that ended with a score."""
         self._asked: dict[str, str] = {}
@@ -80,6 +96,7 @@ class FeasibleSearch(Searcher):
                 return values
             reasons[why] += 1
             self.refused[why] += 1
+            write_json(self._file, dict(self.refused))
             self.searcher.on_trial_complete(name, error=self._scored < self._random_trials)
         ((why, times),) = reasons.most_common(1)
         raise ConfigError(
