@@ -42,7 +42,7 @@ def _demo_sweep() -> Config:
         teachers=["edsr-baseline:width=24,blocks=4", "rcan:groups=2,blocks=2,width=16,reduction=4"],
         teacher_training=dataclasses.replace(demo.teacher_training, steps=200, checkpoint_every=100),
         aggregate=dataclasses.replace(demo.aggregate, steps=150, checkpoint_every=50, validate_every=50),
-        # Validations are what a scheduler of trials goes by, and where the parts of a schedule may end.
+        # Validations are what the scheduler of a sweep goes by.
         distil=dataclasses.replace(demo.distil, steps=300, checkpoint_every=60, validate_every=30),
         teacher_outputs="cached",
     )

@@ -135,25 +135,19 @@ def _check_pbt(sweep: SweepConfig, base: Config, space: Space) -> None:
         [domain.name for domain in space],
         f"{rate}: {{loguniform: [low, high]}} among it, or scheduler: asha: with pbt it is what changes",
     )
-    _require(
-        f"{target}.halve_at" not in space,
-        "search",
-        f"{target}.halve_at",
-        "other names: with pbt each part of the training has a learning rate of its own",
-    )
+    for schedule in (f"{target}.halve_at", f"{target}.rates"):
+        _require(
+            schedule not in space,
+            "search",
+            schedule,
+            "other names: with pbt each part of the training has a learning rate of its own",
+        )
     _require(pbt.population >= 2, "pbt.population", pbt.population, "at least 2")
     _require(
         pbt.parts >= 2 and training.steps % pbt.parts == 0,
         "pbt.parts",
         pbt.parts,
         f"2 or more that divide {target}.steps ({training.steps})",
-    )
-    part = training.steps // pbt.parts
-    _require(
-        part % training.validate_every == 0,
-        f"launch.{target}.validate_every",
-        training.validate_every,
-        f"a divisor of the steps of a part ({part} = {training.steps} / {pbt.parts}), where trials are compared",
     )
     _require(
         bool(pbt.factors) and all(0 < factor < math.inf for factor in pbt.factors),

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import optuna
+from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, PopulationBasedTraining, TrialScheduler
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
@@ -144,8 +145,8 @@ def scheduler(space: Space, sweep: SweepConfig, base: Config) -> TrialScheduler:
         name = f"{sweep.target}.learning_rate"
         limits = space[name].limits
         assert limits is not None, "check_sweep asks for a range"
-        explore = RateChange(name, sweep.pbt.factors, limits, sweep.seed)
-        return PartwiseTraining(training.steps // sweep.pbt.parts, training.steps, explore)
+        random.seed(sweep.seed)  # Tune draws donors and factors from it
+        return PartwiseTraining(training.steps // sweep.pbt.parts, training.steps, name, sweep.pbt.factors, limits)
     return FIFOScheduler()
 
 
@@ -156,36 +157,34 @@ def grace_steps(sweep: SweepConfig, base: Config) -> int:
     return max(1, math.ceil(asked / training.validate_every)) * training.validate_every
 
 
-class RateChange:
-    """Gives a trial that goes on from another one's weights the rate of that one by one of `factors`, within limits."""
-
-    def __init__(self, name: str, factors: list[float], limits: tuple[float, float], seed: int) -> None:
-        self._name, self._factors, self._limits = name, factors, limits
-        self._random = random.Random(seed)
-
-    def __call__(self, values: dict[str, Any]) -> dict[str, Any]:
-        low, high = self._limits
-        rate = min(max(values[self._name] * self._random.choice(self._factors), low), high)
-        return values | {self._name: rate}
-
-
 class PartwiseTraining(PopulationBasedTraining):
-    """Population-based training that compares trials where a part of `part_steps` ends, and nowhere else.
+    """Population-based training of one learning rate that compares trials where a part ends, and nowhere else.
 
     Tune's own begins to count anew in a sweep that is resumed, wherever a trial is then, and copies at the end too,
     where no part is left to train.
     """
 
-    def __init__(self, part_steps: int, steps: int, explore: RateChange) -> None:
+    def __init__(
+        self, part_steps: int, steps: int, name: str, factors: list[float], limits: tuple[float, float]
+    ) -> None:
         super().__init__(
             time_attr=STEP,
             metric=SCORE,
             mode="max",
             perturbation_interval=part_steps,
-            custom_explore_fn=explore,
+            hyperparam_mutations={name: tune.uniform(*limits)},
+            resample_probability=0.0,
+            perturbation_factors=tuple(factors),
+            custom_explore_fn=self.within_limits,
             log_config=False,
         )
         self._part_steps, self._steps = part_steps, steps
+        self._name, self._limits = name, limits
+
+    def within_limits(self, values: dict[str, Any]) -> dict[str, Any]:
+        """`values` of a trial, with the nearest learning rate that may be searched."""
+        low, high = self._limits
+        return values | {self._name: min(max(values[self._name], low), high)}
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         # Tune refuses searchers here, since they would learn of values that a trial no longer has. Ours gives the first
