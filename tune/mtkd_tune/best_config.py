@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from mtkd_dist.config.load import dump_config
 from mtkd_dist.config.tree import Config
 from mtkd_dist.stages.teacher_spec import parse_teachers
+from mtkd_tune.population import in_parts
 from mtkd_tune.ranking import Best
 from mtkd_tune.tree import SweepConfig
 
@@ -25,10 +27,8 @@ def launch_config(config: Config, rates: Sequence[float], sweep: SweepConfig) ->
     """
     folder = Path(sweep.output).resolve()
     if rates:
-        training = getattr(config, sweep.target)
-        # Parts that an interrupted trial did not come to have the rate that it was about to take.
-        rates = [*rates, *[training.learning_rate] * (sweep.pbt.parts - len(rates))]
-        config = dataclasses.replace(config, **{sweep.target: dataclasses.replace(training, rates=rates)})
+        parts: dict[str, Any] = {sweep.target: in_parts(getattr(config, sweep.target), sweep.pbt.parts, rates)}
+        config = dataclasses.replace(config, **parts)
     if config.images.cache is None:
         config = dataclasses.replace(config, images=dataclasses.replace(config.images, cache=str(folder / "images")))
     if config.answers.folder is None and config.teacher_outputs != "live":
