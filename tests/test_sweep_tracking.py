@@ -24,13 +24,10 @@ class FakeTrial:
     def __init__(self, number: int, levels: int = 1):
         self.number = number
         self.config = {"loss.levels": levels}
-        self.errors = ""
+        self.error_file: str | None = None
 
     def __str__(self) -> str:
         return f"trial-{self.number:04}"
-
-    def get_error(self) -> str | None:
-        return self.errors or None
 
 
 class FakeClock:
@@ -118,12 +115,12 @@ def test_a_ledger_goes_on_from_its_state_as_if_nothing_had_happened(events: list
             "\tclass_name: ImplicitFunc\n",
             "The actor died unexpectedly before finishing this task.",
         ),
-        ("", "no error was written down"),
     ],
 )
-def test_of_all_failures_the_root_cause_of_the_last_is_told_in_a_line(text: str, said: str) -> None:
+def test_of_all_failures_the_root_cause_of_the_last_is_told_in_a_line(text: str, said: str, tmp_path: Path) -> None:
     trial = FakeTrial(0)
-    trial.errors = text
+    trial.error_file = str(tmp_path / "error.txt")
+    (tmp_path / "error.txt").write_text(text)
     assert error_text(trial) == said  # type: ignore[arg-type]
 
 
@@ -134,6 +131,7 @@ class Driver:
     """One start of a sweep: calls the callback as Tune does."""
 
     def __init__(self, output: Path, state: dict[str, Any] | None = None):
+        self.output = output
         self.warnings: list[str] = []
         self.tracker = Tracker(output, "sweeps", "my-sweep", self.warnings.append)
         self.tracker.start({"sampler": "tpe", "asha": {"grace_steps": 10}})
@@ -156,7 +154,9 @@ class Driver:
         self.track.on_trial_complete(0, self.trials, self.trials[number])  # type: ignore[arg-type]
 
     def fail(self, number: int, error: str, again: bool) -> None:
-        self.trials[number].errors += f"Failure # 1 (occurred at x)\n{error}\n"
+        file = self.output / f"error-{number}.txt"
+        file.write_text(f"Failure # 1 (occurred at x)\n{error}\n")
+        self.trials[number].error_file = str(file)
         hook = self.track.on_trial_recover if again else self.track.on_trial_error
         hook(0, self.trials, self.trials[number])  # type: ignore[arg-type]
 
@@ -293,3 +293,39 @@ def test_a_pickled_callback_without_a_sweep_is_refused(tmp_path: Path, monkeypat
     monkeypatch.setattr(tracking, "_living", [])
     with pytest.raises(RuntimeError, match="make a TrackTrials first"):
         pickle.loads(pickled)
+
+
+def test_of_a_failure_without_a_text_that_is_told() -> None:
+    assert error_text(FakeTrial(0)) == "no error was written down"  # type: ignore[arg-type]
+
+
+def test_in_tune_crashed_trials_are_tried_again_and_then_reported(ray_cluster: None, tmp_path: Path) -> None:
+    from ray import tune
+
+    def train(config: dict[str, Any]) -> None:
+        crashed = tmp_path / f"crashed-{config['loss.levels']}"
+        for step in (10, 20, STEPS):
+            if step == 20 and config["loss.levels"] > 1 and not (crashed.exists() and config["loss.levels"] == 2):
+                crashed.touch()
+                raise ValueError("boom")
+            tune.report({"step": step, "psnr_y": 30.0 + step})
+
+    tracker = Tracker(tmp_path, "sweeps", "my-sweep", print)
+    track = TrackTrials(tracker, STEPS, _searched, lambda values: {})
+    tune.Tuner(
+        tune.with_resources(train, {"cpu": 1}),
+        param_space={"loss.levels": tune.grid_search([1, 2, 3])},
+        tune_config=tune.TuneConfig(trial_name_creator=lambda trial: f"trial-{trial.config['loss.levels']}"),
+        run_config=tune.RunConfig(
+            storage_path=str(tmp_path),
+            callbacks=[track],
+            failure_config=tune.FailureConfig(max_failures=1),
+            verbose=0,
+        ),
+    ).fit()
+    assert [(row.name, row.status, row.starts, row.step, row.error) for row in track.rows()] == [
+        ("trial-1", "done", 1, STEPS, ""),
+        ("trial-2", "done", 2, STEPS, ""),
+        ("trial-3", "failed", 2, 10, "ValueError: boom"),
+    ]
+    assert all(0 < row.seconds < track.wall_seconds() for row in track.rows())

@@ -244,6 +244,15 @@ def test_close_ends_unfinished_stages_with_its_status(tmp_path: Path, store: Fak
     assert ends == [("aggregate", "FINISHED"), ("distil", "FAILED"), (None, "FAILED")]
 
 
+def test_tags_of_an_earlier_run_neither_begin_nor_end_it(tmp_path: Path, store: FakeStore) -> None:
+    tracker, _ = _tracker(tmp_path)
+    tracker.start({})
+    tracker.earlier("trial").tags({"best trial": "x" * 9000})
+    tracker.close()
+    (event,) = [event for event in store.taken if event["run"] == "trial"]
+    assert event == {"kind": "tags", "run": "trial", "tags": {"best trial": "x" * 8000}}
+
+
 # MLflow itself
 
 

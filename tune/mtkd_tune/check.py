@@ -74,6 +74,13 @@ def _check_target(sweep: SweepConfig, base: Config, space: Space) -> None:
         f"{target}.steps",
         f"other names: trials are compared after the same steps (launch: {{{target}: {{steps: ...}}}})",
     )
+    for rate in (f"{target}.learning_rate", f"{target}.halve_at"):
+        _require(
+            not training.rates or rate not in space,
+            "search",
+            rate,
+            f"other names: launch.{target}.rates says which learning rate each part of the training has",
+        )
     _require(
         training.validate_every >= 1,
         f"launch.{target}.validate_every",
@@ -142,6 +149,12 @@ def _check_pbt(sweep: SweepConfig, base: Config, space: Space) -> None:
             schedule,
             "other names: with pbt each part of the training has a learning rate of its own",
         )
+    _require(
+        not training.rates,
+        f"launch.{target}.rates",
+        training.rates,
+        f"none, because it would take the place of {rate}, which pbt changes",
+    )
     _require(pbt.population >= 2, "pbt.population", pbt.population, "at least 2")
     _require(
         pbt.parts >= 2 and training.steps % pbt.parts == 0,

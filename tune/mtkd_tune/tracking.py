@@ -174,9 +174,10 @@ class TrackTrials(Callback):
 
 def error_text(trial: Trial) -> str:
     """The root cause of a trial's last failure, in one line. From Tune's text file: its pickled error stays unread."""
-    text = trial.get_error()
-    if not text:
+    # Not `get_error`: it reads a copy that Tune may not have made yet.
+    if trial.error_file is None:
         return "no error was written down"
+    text = Path(trial.error_file).read_text(encoding="utf-8", errors="replace")
     # Tune adds to the file with each failure, under a line of its own.
-    last = str(text).rpartition("Failure # ")[2].partition("\n")[2]
+    last = text.rpartition("Failure # ")[2].partition("\n")[2]
     return root_cause(RuntimeError(last)).splitlines()[0]
