@@ -19,7 +19,7 @@ import ray
 import yaml
 
 from mtkd_dist import launch
-from mtkd_dist.command import EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE
+from mtkd_dist.command import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE
 from mtkd_dist.train.consumption import read_logs
 from mtkd_tune import sweep
 from tests.nets import TINY, TINY_AGGREGATOR, nearest_teacher, train_teacher, write_photos
@@ -131,7 +131,7 @@ def test_asha_stops_trials_and_frees_what_they_had(sweeps: Sweeps) -> None:
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_trial_that_fails_again_and_again_is_reported_with_its_reason_and_the_others_go_on(sweeps: Sweeps) -> None:
     flags = sweeps.flags("fails", {"distil.learning_rate": {"choice": [1e-3, 1e30]}})
-    more = ["--num-samples", "4", "--num-gpus", "1", "--scheduler", "none", "--sampler", "random", "--seed", "3"]
+    more = ["--num-samples", "4", "--num-gpus", "1", "--scheduler", "none", "--sampler", "random", "--seed", "1"]
     assert sweep.main([*flags, *more]) == EXIT_OK
     rows = sweeps.rows("fails")
     failed = [row for row in rows.values() if row["status"] == "failed"]
@@ -143,6 +143,14 @@ def test_a_trial_that_fails_again_and_again_is_reported_with_its_reason_and_the_
         assert float(row["distil.learning_rate"]) == 1e30
         assert row["starts"] == "2"
         assert "not finite" in row["error"]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_sweep_all_of_whose_trials_fail_fails(sweeps: Sweeps) -> None:
+    flags = sweeps.flags("all-fail", {"distil.learning_rate": {"choice": [1e30]}})
+    assert sweep.main([*flags, "--num-samples", "1", "--trial.retries", "0", "--scheduler", "none"]) == EXIT_FAILED
+    assert "not finite" in sweeps.rows("all-fail")["trial-0001"]["error"]
 
 
 @pytest.mark.slow

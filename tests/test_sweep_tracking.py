@@ -311,7 +311,7 @@ def test_in_tune_crashed_trials_are_tried_again_and_then_reported(ray_cluster: N
             tune.report({"step": step, "psnr_y": 30.0 + step})
 
     tracker = Tracker(tmp_path, "sweeps", "my-sweep", print)
-    track = TrackTrials(tracker, STEPS, _searched, lambda values: {})
+    track = TrackTrials(tracker, STEPS, lambda values: {})
     tune.Tuner(
         tune.with_resources(train, {"cpu": 1}),
         param_space={"loss.levels": tune.grid_search([1, 2, 3])},

@@ -18,6 +18,7 @@ from mtkd_dist.config.load import ConfigError, flatten
 from mtkd_dist.config.tree import Config
 from mtkd_dist.methods import Aggregation
 from mtkd_dist.pools.cluster import cluster, sigterm_as_interrupt
+from mtkd_dist.pools.errors import TrainingFailed
 from mtkd_dist.pools.teacher_hosts import TeacherHosts
 from mtkd_dist.pools.teacher_worker import TeacherJob
 from mtkd_dist.stages.answers import prepare, rendered_teachers
@@ -101,43 +102,53 @@ def check_folder(sweep: SweepConfig, output: Path) -> None:
 
 
 def run_sweep(sweep: SweepConfig, base: Config, space: Space, output: Path, console: Console) -> None:
-    """Errors: KeyboardInterrupt, once what is there is handed back; those of the stages of a launch."""
+    """Errors: KeyboardInterrupt, once what is there is handed back; TrainingFailed where all trials failed; those of
+    the stages of a launch."""
     tell = functools.partial(say, console)
     trials = sweep.pbt.population if sweep.scheduler == "pbt" else sweep.num_samples
     tell(f"mtkd-tune  {trials} trials of {sweep.target}, {sweep.sampler}, {sweep.scheduler}, output {sweep.output}")
-    write_text(output / FILE, yaml.safe_dump(dataclasses.asdict(sweep), sort_keys=False))
+    # To go on is no setting of what goes on.
+    settings = dataclasses.asdict(dataclasses.replace(sweep, resume=False))
+    write_text(output / FILE, yaml.safe_dump(settings, sort_keys=False))
     tracker = Tracker(output, "mtkd-tune", output.name, lambda text: tell(f"warning: {text}"))
-    tracker.start(dataclasses.asdict(dataclasses.replace(sweep, resume=False)))
+    tracker.start(settings)
+    track = TrackTrials(
+        tracker,
+        getattr(base, sweep.target).steps,
+        lambda values: _texts(space.config(base, values)),
+        watch=lambda row, rows: tell(trial_line(row, rows, sweep.objectives)),
+    )
     status = "FAILED"
     try:
         with cluster(sweep.cluster, lambda text: tell(f"warning: {text}")) as resources, sigterm_as_interrupt():
             tell(f"cluster  {resources.cpus} CPUs, {resources.gpus} GPUs, {resources.nodes} node(s)")
             refuse_unseen(base, output, resources)
-            live = base.teacher_outputs == "live"
-            room = room_of(sweep, resources, live)
+            room = room_of(sweep, resources, live=base.teacher_outputs == "live")
             run = Run(base, output, console, tracker, resources, *prepare_images(base, output, tell))
-            teachers = run_teachers(run)
-            if not live:
-                prepare(run, rendered_teachers(run, teachers.files, teachers.digests))
-            with _live_teachers(run, teachers, room) as hosts:
-                shared = share(run, teachers, sweep, room.trial, hosts)
-                track = TrackTrials(
-                    tracker,
-                    getattr(base, sweep.target).steps,
-                    lambda values: _texts(space.config(base, values)),
-                    watch=lambda row, rows: tell(trial_line(row, rows, sweep.objectives)),
-                )
-                tell(f"trials  {room.concurrent} at a time, {room.trial.cpus:g} CPUs, {room.trial.gpus:g} GPUs each")
-                run_trials(sweep, space, shared, room, output, track)
+            _train_trials(sweep, space, run, room, track)
         _hand_back(sweep, base, space, output, track, tracker, console)
-        if any(row.status in ("waiting", "running") for row in track.rows()):
+        statuses = {row.status for row in track.rows()}
+        if statuses & {"waiting", "running"}:
             raise KeyboardInterrupt
+        if statuses == {"failed"}:
+            raise TrainingFailed("all trials failed; trials.csv has the reason of each, trials/NAME/trial.log its log")
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"
         raise
     finally:
         tracker.close(status)
+
+
+def _train_trials(sweep: SweepConfig, space: Space, run: Run, room: Room, track: TrackTrials) -> None:
+    """What all trials share is made first, then they run."""
+    teachers = run_teachers(run)
+    if room.teachers is None:
+        prepare(run, rendered_teachers(run, teachers.files, teachers.digests))
+    with _live_teachers(run, teachers, room) as live:
+        shared = share(run, teachers, sweep, room.trial, live)
+        run.say(f"trials  {room.concurrent} at a time, {room.trial.cpus:g} CPUs and {room.trial.gpus:g} GPUs each")
+        run_trials(sweep, space, shared, room, run.output, track)
 
 
 def _texts(config: Config) -> Mapping[str, str]:
