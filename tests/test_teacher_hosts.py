@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
@@ -106,6 +107,9 @@ class Trial:
         """Links that stay for as long as this process does."""
         self.pool = SharedTeacherPool(shared, teacher, STEPS, 2, LinkConfig(slot_size=2)).__enter__()
         return self.pool.links
+
+    def stats(self) -> dict[str, Any]:
+        return self.pool.stats(timeout=30)
 
 
 def train_with(source: Source, student: StudentJob, progress: Path) -> dict[str, torch.Tensor]:
@@ -256,6 +260,7 @@ def test_a_trial_that_is_killed_takes_its_links_with_it_and_nothing_else(bench: 
         assert group_of_link is None
         ray.get(link.attach.remote(1, 0, 1, 0, bench.teacher.plan.digest))
         ray.get(link.take.remote(1, 0, [0]))
+        assert ray.get(trial.stats.remote())["workers"] == 1
         host = pid_of(bench.host)
         ray.kill(trial)
     with pytest.raises(RayActorError):
