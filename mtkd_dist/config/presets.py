@@ -33,13 +33,12 @@ def _demo() -> Config:
 
 
 def _demo_sweep() -> Config:
-    """The demo, short enough that a dozen trials of a sweep take minutes: two teachers, whose images are rendered."""
+    """The demo, short enough that a dozen trials of a sweep take minutes; the images of its teachers are rendered."""
     demo = _demo()
     return dataclasses.replace(
         demo,
         preset="demo-sweep",
         output="runs/sweep",
-        teachers=["edsr-baseline:width=24,blocks=4", "rcan:groups=2,blocks=2,width=16,reduction=4"],
         teacher_training=dataclasses.replace(demo.teacher_training, steps=200, checkpoint_every=100),
         aggregate=dataclasses.replace(demo.aggregate, steps=150, checkpoint_every=50, validate_every=50),
         # Validations are what the scheduler of a sweep goes by.
