@@ -3,7 +3,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,6 +23,18 @@ from mtkd_tune.tree import AshaConfig, PbtConfig, SweepConfig, TrialConfig
 BASE = PRESETS["demo-sweep"]()
 NETWORKS = {"aggregator.width": {"choice": [24, 32]}, "aggregator.heads": {"choice": [3, 4]}}
 RATE = {"distil.learning_rate": {"loguniform": [1e-4, 1e-2]}}
+
+
+class FakeTrial:
+    def __init__(self, name: str) -> None:
+        self.trial_id = name
+
+    def __str__(self) -> str:
+        return self.trial_id
+
+
+def nothing_before(trial: str) -> list[dict[str, Any]]:
+    return []
 
 
 def space_of(sweep: SweepConfig) -> Space:
@@ -115,8 +126,8 @@ def test_a_search_that_is_saved_and_restored_goes_on_as_if_it_had_not_been(tmp_p
 
 def test_asha_lets_every_trial_reach_its_grace_and_then_stops_the_worse_ones() -> None:
     sweep = SweepConfig()
-    asha = scheduler(space_of(sweep), sweep, BASE)
-    good, bad = SimpleNamespace(trial_id="good"), SimpleNamespace(trial_id="bad")
+    asha = scheduler(space_of(sweep), sweep, BASE, nothing_before)
+    good, bad = FakeTrial("good"), FakeTrial("bad")
     asha.on_trial_add(None, good)
     asha.on_trial_add(None, bad)
     grace, every = grace_steps(sweep, BASE), BASE.distil.validate_every
@@ -136,15 +147,35 @@ def test_grace_ends_at_the_first_validation_from_where_it_was_asked_for(steps: i
     assert grace >= max(asked or steps / 4, every) > grace - every
 
 
+def test_asha_of_a_sweep_that_goes_on_compares_with_trials_from_before() -> None:
+    sweep = SweepConfig()
+    grace = grace_steps(sweep, BASE)
+    before = {"good": [{"step": grace, "psnr_y": 30.0}], "better": [{"step": grace, "psnr_y": 31.0}]}
+    asha = scheduler(space_of(sweep), sweep, BASE, lambda name: before.get(name, []))
+    trials = {name: FakeTrial(name) for name in ("good", "better", "new")}
+    for trial in trials.values():
+        asha.on_trial_add(None, trial)
+    new = trials["new"]
+    assert asha.on_trial_result(None, new, {"step": grace, "psnr_y": 20.0}) == TrialScheduler.STOP
+
+
+def test_a_population_that_goes_on_knows_its_scores_from_before(tmp_path: Path) -> None:
+    sweep = SweepConfig(search=RATE, scheduler="pbt")
+    trial = Trial("trial", trial_id="a", stub=True, config={"distil.learning_rate": 1e-3})
+    pbt = scheduler(space_of(sweep), sweep, BASE, lambda name: [{"step": 60, "psnr_y": 30.0}])
+    pbt.on_trial_add(Controller([trial], search_of(sweep, tmp_path)), trial)
+    assert pbt._trial_state[trial].last_score == 30.0
+
+
 def test_no_scheduler_is_tunes_own_that_stops_nothing() -> None:
     sweep = SweepConfig(scheduler="none")
-    assert type(scheduler(space_of(sweep), sweep, BASE)) is FIFOScheduler
+    assert type(scheduler(space_of(sweep), sweep, BASE, nothing_before)) is FIFOScheduler
 
 
 @given(st.floats(1e-6, 1e-1))
 def test_a_changed_rate_stays_within_the_searched_range_and_nothing_else_changes(rate: float) -> None:
     before = {"loss.levels": 2, "distil.learning_rate": rate}
-    pbt = scheduler(Space.parse(RATE, BASE), SweepConfig(search=RATE, scheduler="pbt"), BASE)
+    pbt = scheduler(Space.parse(RATE, BASE), SweepConfig(search=RATE, scheduler="pbt"), BASE, nothing_before)
     after = pbt.within_limits(before)
     assert after["loss.levels"] == 2
     assert 1e-4 <= after["distil.learning_rate"] <= 1e-2
@@ -172,7 +203,7 @@ class Controller:
 
 def test_pbt_copies_the_better_trial_where_a_part_ends_and_neither_between_nor_at_the_end(tmp_path: Path) -> None:
     sweep = SweepConfig(search=RATE, scheduler="pbt", pbt=PbtConfig(parts=5, factors=[2.0]))
-    pbt = scheduler(space_of(sweep), sweep, BASE)
+    pbt = scheduler(space_of(sweep), sweep, BASE, nothing_before)
     trials = [Trial("trial", trial_id=name, stub=True, config={"distil.learning_rate": 1e-3}) for name in "ab"]
     controller, (good, bad) = Controller(trials, search_of(sweep, tmp_path)), trials
     for trial in trials:
@@ -197,7 +228,7 @@ def test_pbt_copies_the_better_trial_where_a_part_ends_and_neither_between_nor_a
 
 def test_pbt_never_leaves_the_range_that_is_searched() -> None:
     sweep = SweepConfig(search=RATE, scheduler="pbt", pbt=PbtConfig(factors=[1000.0]))
-    pbt = scheduler(space_of(sweep), sweep, BASE)
+    pbt = scheduler(space_of(sweep), sweep, BASE, nothing_before)
     donor = Trial("trial", stub=True, config={"loss.levels": 2, "distil.learning_rate": 1e-3})
     assert pbt._get_new_config(donor, donor)[0] == {"loss.levels": 2, "distil.learning_rate": 1e-2}
 
@@ -216,8 +247,9 @@ def test_sweeps_that_make_sense_pass(sweep: SweepConfig) -> None:
     [
         ({"num_samples": 0}, ["num_samples", "0", "at least 1"]),
         ({"seed": -1}, ["seed", "-1"]),
-        ({"trial": TrialConfig(gpus=1.5)}, ["trial.gpus", "1.5", "a part of one GPU, or whole ones"]),
-        ({"trial": TrialConfig(gpus=2), "num_gpus": 1}, ["trial.gpus", "2", "num_gpus (1)"]),
+        ({"trial": TrialConfig(gpus=1.5)}, ["trial.gpus", "1.5", "one GPU or a part"]),
+        ({"trial": TrialConfig(gpus=0.5), "num_gpus": 0}, ["trial.gpus", "0.5", "num_gpus (0)"]),
+        ({"teacher_gpus": 0}, ["teacher_gpus", "0", "at least 1"]),
         ({"trial": TrialConfig(cpus=0)}, ["trial.cpus", "0"]),
         ({"objectives": ["params"]}, ["objectives", "psnr_y among them"]),
         ({"objectives": ["psnr_y", "psnr_y"]}, ["objectives", "once"]),

@@ -34,6 +34,11 @@ def test_no_arguments_give_the_default_sweep_and_its_launch_passes() -> None:
     check(base)
 
 
+@pytest.mark.parametrize(("asked", "taken"), [("live", "live"), ("auto", "cached"), ("cached", "cached")])
+def test_answers_are_rendered_unless_they_are_asked_for_live(asked: str, taken: str) -> None:
+    assert base_config(SweepConfig(launch={"preset": "demo", "teacher_outputs": asked})).teacher_outputs == taken
+
+
 def test_a_file_and_flags_with_dashes_make_a_sweep_and_flags_win(tmp_path: Path) -> None:
     file = tmp_path / "sweep.yaml"
     file.write_text(SWEEP)
@@ -58,6 +63,7 @@ def test_the_launch_is_its_presets_defaults_changed_by_nested_and_by_dotted_keys
     assert base == dataclasses.replace(
         demo,
         output="runs/sweep",
+        teacher_outputs="cached",
         data=["photos"],
         distil=dataclasses.replace(demo.distil, steps=120, learning_rate=1e-3),
         aggregate=dataclasses.replace(demo.aggregate, steps=60),

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mtkd_dist.pools.errors import TrainingFailed
 from mtkd_dist.tracking.tracker import Tracker
 from mtkd_tune import tracking
 from mtkd_tune.ledger import Ledger
@@ -286,6 +287,25 @@ def test_a_callback_that_tune_pickled_comes_back_as_the_one_at_work(tmp_path: Pa
     pickled = pickle.dumps(TrackTrials(Tracker(tmp_path, "e", "r", print), STEPS, lambda values: {}))
     resumed = TrackTrials(Tracker(tmp_path, "e", "r", print), STEPS, lambda values: {})
     assert pickle.loads(pickled) is resumed
+
+
+def test_a_sweep_that_goes_on_without_its_state_ends_with_words(tmp_path: Path) -> None:
+    track = TrackTrials(Tracker(tmp_path, "e", "r", print), STEPS, lambda values: {})
+    track.expect_state()
+    with pytest.raises(TrainingFailed, match="the state of the search cannot be read"):
+        track.on_step_begin(0, [])
+    track.set_state(track.get_state())
+    track.on_step_begin(0, [])
+
+
+def test_reports_from_before_are_known_after_a_restart() -> None:
+    ledger, again = Ledger(STEPS), Ledger(STEPS)
+    ledger.start("a", {}, 0.0)
+    for step in (10, 20):
+        ledger.report("a", {"step": step, "psnr_y": 30.0 + step}, 1.0)
+    again.restore(json.loads(json.dumps(ledger.state())))
+    assert again.reports("a") == [{"step": 10, "psnr_y": 40.0}, {"step": 20, "psnr_y": 50.0}]
+    assert again.reports("b") == []
 
 
 def test_a_pickled_callback_without_a_sweep_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,12 +37,12 @@ def _check_numbers(sweep: SweepConfig) -> None:
     _require(0 <= sweep.seed < 2**32, "seed", sweep.seed, "a number from 0 to below 2^32")
     _require(0 < trial.cpus < math.inf, "trial.cpus", trial.cpus, "a number above 0")
     _require(
-        gpus is None or 0 <= gpus <= 1 or gpus == int(gpus), "trial.gpus", gpus, "a part of one GPU, or whole ones"
+        gpus is None or 0 <= gpus <= 1, "trial.gpus", gpus, "from 0 to 1: a trial trains on one GPU or a part of it"
     )
     _require(trial.retries >= 0, "trial.retries", trial.retries, "0 or more")
     _require(trial.concurrent is None or trial.concurrent >= 1, "trial.concurrent", trial.concurrent, "at least 1")
-    for key in ("num_gpus", "teacher_gpus"):
-        _require((getattr(sweep, key) or 0) >= 0, key, getattr(sweep, key), "0 or more")
+    _require((sweep.num_gpus or 0) >= 0, "num_gpus", sweep.num_gpus, "0 or more")
+    _require(sweep.teacher_gpus is None or sweep.teacher_gpus >= 1, "teacher_gpus", sweep.teacher_gpus, "at least 1")
     _require(sweep.teacher_workers >= 1, "teacher_workers", sweep.teacher_workers, "at least 1")
     _require(
         sweep.num_gpus is None or (gpus or 0) <= sweep.num_gpus,

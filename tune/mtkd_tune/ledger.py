@@ -41,6 +41,7 @@ class Ledger:
         self._steps = steps
         self._rows: dict[str, TrialRow] = {}
         self._clocks: dict[str, _Clock] = {}
+        self._reports: dict[str, list[dict[str, Any]]] = {}
 
     def wait(self, name: str, values: Mapping[str, Any]) -> None:
         """A trial that was not known before waits for its first start."""
@@ -59,7 +60,9 @@ class Ledger:
         """A validation: `step`, `psnr_y`, and of the rest of a row what is in it."""
         self._clocks[name].last = now
         known = {key: result[key] for key in _FACTS if key in result}
-        return self._change(name, step=int(result["step"]), psnr_y=float(result["psnr_y"]), **known)
+        score = {"step": int(result["step"]), "psnr_y": float(result["psnr_y"])}
+        self._reports.setdefault(name, []).append(score)
+        return self._change(name, **score, **known)
 
     def end(self, name: str, now: float) -> TrialRow:
         """Trained to the end, or stopped by the scheduler before it."""
@@ -80,16 +83,22 @@ class Ledger:
         """By name; running ones with the time up to their last report."""
         return [self._rows[name] for name in sorted(self._rows)]
 
+    def reports(self, name: str) -> list[dict[str, Any]]:
+        """ "step" and "psnr_y" of each report of a trial, in their order."""
+        return list(self._reports.get(name, []))
+
     def state(self) -> dict[str, Any]:
         """Plain data, from which `restore` makes the same ledger in another process."""
         return {
             "rows": [dataclasses.asdict(row) for row in self._rows.values()],
             "clocks": {name: dataclasses.asdict(clock) for name, clock in self._clocks.items()},
+            "reports": {name: list(reports) for name, reports in self._reports.items()},
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         self._rows = {row["name"]: TrialRow(**row) for row in state["rows"]}
         self._clocks = {name: _Clock(**clock) for name, clock in state["clocks"].items()}
+        self._reports = {name: list(reports) for name, reports in state["reports"].items()}
 
     def _stop(self, name: str, now: float) -> None:
         self._clocks[name].last = now

@@ -34,6 +34,9 @@ def load_sweep(argv: Sequence[str], prog: str = "mtkd_tune") -> SweepConfig:
 def base_config(sweep: SweepConfig) -> Config:
     """What all trials share: the defaults of the launch's preset, its keys, and output, cluster and GPUs of the sweep.
 
+    Teachers' answers are rendered, whatever the preset says, unless `launch` asks for `teacher_outputs: live`: a second
+    trial already pays for it.
+
     Errors: ConfigError for a key of `launch` that is unknown, of the wrong type, or the sweep's own.
     """
     for key in flatten(sweep.launch):
@@ -41,4 +44,6 @@ def base_config(sweep: SweepConfig) -> Config:
         if why:
             raise ConfigError(f"launch.{key}: {why}; leave it out here.")
     config = config_of(sweep.launch, "launch", PRESET)
+    if flatten(sweep.launch).get("teacher_outputs") != "live":
+        config = dataclasses.replace(config, teacher_outputs="cached")
     return dataclasses.replace(config, output=sweep.output, cluster=sweep.cluster, num_gpus=sweep.num_gpus)

@@ -6,6 +6,7 @@ import json
 import math
 import random
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,12 +20,14 @@ from ray.tune.search.optuna import OptunaSearch
 from mtkd_dist.config.load import ConfigError
 from mtkd_dist.config.tree import Config
 from mtkd_dist.stages.manifest import write_json
+from mtkd_tune.ranking import HIGHER_IS_BETTER
 from mtkd_tune.space import Space, why_not
-from mtkd_tune.tree import Objective, SweepConfig
+from mtkd_tune.tree import SweepConfig
 
 STEP, SCORE = "step", "psnr_y"
 """What trials report: the step of a validation and its PSNR-Y in dB."""
-MODES: dict[Objective, str] = {"psnr_y": "max", "params": "min", "latency_ms": "min"}
+ReportsOf = Callable[[str], list[dict[str, Any]]]
+"""Name of a trial -> STEP and SCORE of each of its reports so far."""
 REFUSED = "refused.json"
 """File of a sweep's folder: why combinations were refused -> how many."""
 PATIENCE = 1000
@@ -45,7 +48,7 @@ def searcher(space: Space, sweep: SweepConfig, base: Config, refused: Path) -> F
     if sweep.sampler == "tpe":
         sampler = optuna.samplers.TPESampler(multivariate=True, seed=sweep.seed, n_startup_trials=random_trials)
     metric: Any = list(sweep.objectives)
-    mode: Any = [MODES[objective] for objective in sweep.objectives]
+    mode: Any = ["max" if HIGHER_IS_BETTER[objective] else "min" for objective in sweep.objectives]
     if len(metric) == 1:
         (metric,), (mode,) = metric, mode
     inner = OptunaSearch(space.distributions(), metric, mode, sampler=sampler)
@@ -129,24 +132,21 @@ class FeasibleSearch(Searcher):
         self.searcher.restore(checkpoint_path)
 
 
-def scheduler(space: Space, sweep: SweepConfig, base: Config) -> TrialScheduler:
-    """What stops trials or lets them go on from others' weights; it knows metric and mode as the searcher does."""
+def scheduler(space: Space, sweep: SweepConfig, base: Config, reports_of: ReportsOf) -> TrialScheduler:
+    """What stops trials or lets them go on from others' weights; it knows metric and mode as the searcher does.
+
+    `reports_of`: what trials have reported before the sweep was interrupted, which Tune does not keep for schedulers.
+    """
     training = getattr(base, sweep.target)
     if sweep.scheduler == "asha":
-        return ASHAScheduler(
-            time_attr=STEP,
-            metric=SCORE,
-            mode="max",
-            max_t=training.steps,
-            grace_period=grace_steps(sweep, base),
-            reduction_factor=sweep.asha.reduction_factor,
-        )
+        return EarlyStopping(training.steps, grace_steps(sweep, base), sweep.asha.reduction_factor, reports_of)
     if sweep.scheduler == "pbt":
         name = f"{sweep.target}.learning_rate"
         limits = space[name].limits
         assert limits is not None, "check_sweep asks for a range"
         random.seed(sweep.seed)  # Tune draws donors and factors from it
-        return PartwiseTraining(training.steps // sweep.pbt.parts, training.steps, name, sweep.pbt.factors, limits)
+        part_steps = training.steps // sweep.pbt.parts
+        return PartwiseTraining(part_steps, training.steps, name, sweep.pbt.factors, limits, reports_of)
     return FIFOScheduler()
 
 
@@ -157,6 +157,27 @@ def grace_steps(sweep: SweepConfig, base: Config) -> int:
     return max(1, math.ceil(asked / training.validate_every)) * training.validate_every
 
 
+class EarlyStopping(ASHAScheduler):
+    """ASHA whose rungs remember, in a sweep that goes on, who reached them before."""
+
+    def __init__(self, steps: int, grace_steps: int, reduction_factor: int, reports_of: ReportsOf) -> None:
+        super().__init__(
+            time_attr=STEP,
+            metric=SCORE,
+            mode="max",
+            max_t=steps,
+            grace_period=grace_steps,
+            reduction_factor=reduction_factor,
+        )
+        self._reports_of = reports_of
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        super().on_trial_add(tune_controller, trial)
+        for report in self._reports_of(str(trial)):
+            # What was decided then has been done.
+            self.on_trial_result(tune_controller, trial, report)
+
+
 class PartwiseTraining(PopulationBasedTraining):
     """Population-based training of one learning rate that compares trials where a part ends, and nowhere else.
 
@@ -165,7 +186,13 @@ class PartwiseTraining(PopulationBasedTraining):
     """
 
     def __init__(
-        self, part_steps: int, steps: int, name: str, factors: list[float], limits: tuple[float, float]
+        self,
+        part_steps: int,
+        steps: int,
+        name: str,
+        factors: list[float],
+        limits: tuple[float, float],
+        reports_of: ReportsOf,
     ) -> None:
         super().__init__(
             time_attr=STEP,
@@ -179,7 +206,7 @@ class PartwiseTraining(PopulationBasedTraining):
             log_config=False,
         )
         self._part_steps, self._steps = part_steps, steps
-        self._name, self._limits = name, limits
+        self._name, self._limits, self._reports_of = name, limits, reports_of
 
     def within_limits(self, values: dict[str, Any]) -> dict[str, Any]:
         """`values` of a trial, with the nearest learning rate that may be searched."""
@@ -190,6 +217,8 @@ class PartwiseTraining(PopulationBasedTraining):
         # Tune refuses searchers here, since they would learn of values that a trial no longer has. Ours gives the first
         # values, and all of the population has them before the first trial ends.
         super().on_trial_add(SimpleNamespace(search_alg=None), trial)
+        for report in self._reports_of(str(trial)):
+            self._save_trial_state(self._trial_state[trial], report[STEP], report, trial)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         step = result.get(STEP)

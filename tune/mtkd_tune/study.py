@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from ray import tune
-from ray.tune import Callback, Checkpoint, FailureConfig, RunConfig, TuneConfig, Tuner
+from ray.tune import Checkpoint, FailureConfig, RunConfig, TuneConfig, Tuner
 from ray.tune.experiment import Trial
 
 from mtkd_tune.room import Room
 from mtkd_tune.search import REFUSED, scheduler, searcher
 from mtkd_tune.shared import Shared
 from mtkd_tune.space import Space
+from mtkd_tune.tracking import TrackTrials, reports_of
 from mtkd_tune.tree import SweepConfig
 from mtkd_tune.trial import run_trial
 
@@ -28,8 +29,8 @@ SNAPSHOT_SECONDS = "5"
 """So often Tune writes down what it knows; what a killed sweep has done since is found in the folders of its trials."""
 
 
-def run_trials(sweep: SweepConfig, space: Space, shared: Shared, room: Room, output: Path, callback: Callback) -> None:
-    """All trials, or those that an interrupted sweep in `output` has not finished; what they report goes to `callback`.
+def run_trials(sweep: SweepConfig, space: Space, shared: Shared, room: Room, output: Path, track: TrackTrials) -> None:
+    """All trials, or those that an interrupted sweep in `output` has not finished; what they report goes to `track`.
 
     Returns when they are done, or after Ctrl-C, once the state is written down.
     """
@@ -41,15 +42,16 @@ def run_trials(sweep: SweepConfig, space: Space, shared: Shared, room: Room, out
     )
     experiment = str(output / FOLDER)
     population = sweep.scheduler == "pbt"
-    if Tuner.can_restore(experiment):
-        # The old search, scheduler and callback; failed trials are tried again.
+    if has_state(output):
+        track.expect_state()
+        # With the search, the limits and the callback of its beginning. Failed trials are tried again.
         tuner = Tuner.restore(experiment, trainable, resume_errored=True)
     else:
         tuner = Tuner(
             trainable,
             tune_config=TuneConfig(
                 search_alg=searcher(space, sweep, shared.config, output / REFUSED),
-                scheduler=scheduler(space, sweep, shared.config),
+                scheduler=scheduler(space, sweep, shared.config, reports_of),
                 num_samples=sweep.pbt.population if population else sweep.num_samples,
                 # A population trains by turns where there is no room for all; else the search waits for what it learns.
                 max_concurrent_trials=None if population else room.concurrent,
@@ -60,11 +62,17 @@ def run_trials(sweep: SweepConfig, space: Space, shared: Shared, room: Room, out
                 name=FOLDER,
                 storage_path=str(output),
                 failure_config=FailureConfig(max_failures=sweep.trial.retries),
-                callbacks=[callback],
+                callbacks=[track],
                 verbose=0,
             ),
         )
     tuner.fit()
+
+
+def has_state(output: Path) -> bool:
+    """Whether Tune has begun a search in the folder of a sweep, and has written down how it stands."""
+    folder = output / FOLDER
+    return Tuner.can_restore(str(folder)) and any(folder.glob("experiment_state-*.json"))
 
 
 def name_of(trial: Trial) -> str:

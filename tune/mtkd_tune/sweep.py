@@ -9,6 +9,7 @@ import functools
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 from rich.console import Console
@@ -45,8 +46,8 @@ from mtkd_tune.tree import SweepConfig
 
 LOG = "sweep.log"
 FILE = "sweep.yaml"
-CHANGEABLE = ("resume", "num_gpus", "teacher_gpus", "teacher_workers", "trial.concurrent", "trial.retries")
-"""Settings, beside those of the cluster, that may be others when a sweep goes on."""
+GUESTS = 16
+"""Trials whose jobs a host of live teachers remembers, at least."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -88,17 +89,22 @@ def check_folder(sweep: SweepConfig, output: Path) -> None:
             f"output: {output} holds a sweep; go on with it (--resume), or give another --output. To search on with "
             f"the same rendered answers, set launch.answers.folder to {output / 'teacher-outputs'}"
         )
-    before, now = (flatten(settings) for settings in (yaml.safe_load(file.read_text()), dataclasses.asdict(sweep)))
+    before, now = (flatten(settings) for settings in (yaml.safe_load(file.read_text()), settings_of(sweep)))
     changed = [
         f"{key}: {before.get(key)!r} -> {now.get(key)!r}"
         for key in sorted({*before, *now})
-        if before.get(key) != now.get(key) and key not in CHANGEABLE and not key.startswith("cluster.")
+        if before.get(key) != now.get(key) and not key.startswith("cluster.")
     ]
     if changed:
         raise ConfigError(
-            f"output: the sweep in {output} was begun with other settings ({'; '.join(changed)}), and its trials would "
-            "not compare; resume it with those, or give another --output"
+            f"output: the sweep in {output} was begun with other settings ({'; '.join(changed)}), and a search goes on "
+            "with those that it began with; resume it with them, or give another --output"
         )
+
+
+def settings_of(sweep: SweepConfig) -> dict[str, Any]:
+    """As plain data. To go on is no setting of what goes on."""
+    return dataclasses.asdict(dataclasses.replace(sweep, resume=False))
 
 
 def run_sweep(sweep: SweepConfig, base: Config, space: Space, output: Path, console: Console) -> None:
@@ -107,11 +113,8 @@ def run_sweep(sweep: SweepConfig, base: Config, space: Space, output: Path, cons
     tell = functools.partial(say, console)
     trials = sweep.pbt.population if sweep.scheduler == "pbt" else sweep.num_samples
     tell(f"mtkd-tune  {trials} trials of {sweep.target}, {sweep.sampler}, {sweep.scheduler}, output {sweep.output}")
-    # To go on is no setting of what goes on.
-    settings = dataclasses.asdict(dataclasses.replace(sweep, resume=False))
-    write_text(output / FILE, yaml.safe_dump(settings, sort_keys=False))
     tracker = Tracker(output, "mtkd-tune", output.name, lambda text: tell(f"warning: {text}"))
-    tracker.start(settings)
+    tracker.start(settings_of(sweep))
     track = TrackTrials(
         tracker,
         getattr(base, sweep.target).steps,
@@ -125,12 +128,16 @@ def run_sweep(sweep: SweepConfig, base: Config, space: Space, output: Path, cons
             refuse_unseen(base, output, resources)
             room = room_of(sweep, resources, live=base.teacher_outputs == "live")
             run = Run(base, output, console, tracker, resources, *prepare_images(base, output, tell))
-            _train_trials(sweep, space, run, room, track)
-        _hand_back(sweep, base, space, output, track, tracker, console)
-        statuses = {row.status for row in track.rows()}
-        if statuses & {"waiting", "running"}:
-            raise KeyboardInterrupt
-        if statuses == {"failed"}:
+            try:
+                _train_trials(sweep, space, run, room, track)
+            finally:
+                # What is there is worth having, however it ended.
+                if track.rows():
+                    _hand_back(sweep, base, space, output, track, tracker, console)
+        statuses = [row.status for row in track.rows()]
+        if len(statuses) < trials or {"waiting", "running"} & {*statuses}:
+            raise KeyboardInterrupt  # Tune took it, and wrote down how the search stands
+        if {*statuses} == {"failed"}:
             raise TrainingFailed("all trials failed; trials.csv has the reason of each, trials/NAME/trial.log its log")
         status = "FINISHED"
     except KeyboardInterrupt:
@@ -141,12 +148,13 @@ def run_sweep(sweep: SweepConfig, base: Config, space: Space, output: Path, cons
 
 
 def _train_trials(sweep: SweepConfig, space: Space, run: Run, room: Room, track: TrackTrials) -> None:
-    """What all trials share is made first, then they run."""
+    """What all trials share is made first, then they run. A mistake that shows before that leaves no sweep behind."""
     teachers = run_teachers(run)
     if room.teachers is None:
         prepare(run, rendered_teachers(run, teachers.files, teachers.digests))
     with _live_teachers(run, teachers, room) as live:
         shared = share(run, teachers, sweep, room.trial, live)
+        write_text(run.output / FILE, yaml.safe_dump(settings_of(sweep), sort_keys=False))
         run.say(f"trials  {room.concurrent} at a time, {room.trial.cpus:g} CPUs and {room.trial.gpus:g} GPUs each")
         run_trials(sweep, space, shared, room, run.output, track)
 
@@ -174,8 +182,10 @@ def _live_teachers(run: Run, teachers: ReadyTeachers, room: Room) -> Iterator[Li
         pool=room.teachers,
         precision=config.teacher_precision,
     )
+    # A sweep that goes on has as many trials at a time as it began with, wherever it is now.
+    trainings = max(room.concurrent, GUESTS)
     run.say(f"teachers  {room.teachers.workers} hosts that all trials share")
-    with TeacherHosts(job, room.teachers, room.concurrent, run.say) as hosts:
+    with TeacherHosts(job, room.teachers, trainings, run.say) as hosts:
         yield functools.partial(live_source, hosts)
 
 

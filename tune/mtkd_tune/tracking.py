@@ -15,7 +15,7 @@ from typing import Any
 from ray.tune import Callback
 from ray.tune.experiment import Trial
 
-from mtkd_dist.pools.errors import root_cause
+from mtkd_dist.pools.errors import TrainingFailed, root_cause
 from mtkd_dist.tracking.tracker import StageRun, Tracker
 from mtkd_tune.ledger import Ledger
 from mtkd_tune.ranking import best
@@ -92,6 +92,11 @@ def _the_living_one() -> TrackTrials:
     return _living[-1]
 
 
+def reports_of(trial: str) -> list[dict[str, Any]]:
+    """ "step" and "psnr_y" of all that a trial of the sweep at work has reported, before an interruption as well."""
+    return _the_living_one().reports(trial)
+
+
 class TrackTrials(Callback):
     """Turns what Tune says of its trials into rows and into MLflow runs.
 
@@ -121,6 +126,7 @@ class TrackTrials(Callback):
         self._clock = clock
         self._began = clock()
         self._earlier_seconds = 0.0
+        self._resumes = False
         _living[:] = [self]
 
     def __reduce__(self) -> tuple[Callable[[], TrackTrials], tuple[()]]:
@@ -129,6 +135,26 @@ class TrackTrials(Callback):
     def rows(self) -> list[TrialRow]:
         """What is known of all trials by now, by name."""
         return self._ledger.rows()
+
+    def reports(self, trial: str) -> list[dict[str, Any]]:
+        """See `reports_of`."""
+        return self._ledger.reports(trial)
+
+    def expect_state(self) -> None:
+        """A sweep is resumed: Tune has to bring the state before anything runs, or else `on_step_begin` ends it.
+
+        Tune itself would only log that it could not read its state, and search anew, for one trial.
+        """
+        self._resumes = True
+
+    def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        """Errors: TrainingFailed."""
+        if self._resumes:
+            raise TrainingFailed(
+                "the state of the search cannot be read (the log has the reason), so the sweep cannot go on; what its "
+                "trials have trained lies in trials/NAME. Begin another one (--output); with this one's "
+                "launch.answers.folder and teachers it has nothing to render or train again but the trials"
+            )
 
     def wall_seconds(self) -> float:
         """Since this was made, and before: of all earlier starts of the sweep, each up to where Tune last saved it."""
@@ -168,6 +194,7 @@ class TrackTrials(Callback):
         return self._ledger.state() | {"wall_seconds": self.wall_seconds()}
 
     def set_state(self, state: dict[str, Any]) -> None:
+        self._resumes = False
         self._ledger.restore(state)
         self._earlier_seconds = state["wall_seconds"]
 
