@@ -213,6 +213,11 @@ class LinkMachine(RuleBasedStateMachine):
             known = self.state.slot_bytes or 0
             assert self.state.bytes_in_flight == BYTES * len(self.kept) + known * self.state.calls
 
+    def ended_by_themselves(self) -> set[str]:
+        """Shared workers that never begin hang over something of another link, and look after that themselves."""
+        waiting = {lease.worker for lease in self.out if self.shared and lease not in self.begun}
+        return waiting.intersection(self.state.workers) - {"healthy"}
+
     def teardown(self) -> None:
         """From any state on, one healthy worker is enough to bring every rank to the end, whatever the others do."""
         if not hasattr(self, "state"):
@@ -220,7 +225,7 @@ class LinkMachine(RuleBasedStateMachine):
         self.state.add_worker("healthy", PLAN, self.now)
         for _ in range(200):
             self.now += 10.0
-            for worker in self.state.tick(self.now):
+            for worker in {*self.state.tick(self.now), *self.ended_by_themselves()}:
                 self.lose(worker)
             self.quarantine()
             while (lease := self.state.lease(self.now)) is not None:

@@ -11,12 +11,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
 import yaml
+from ray.util import placement_group_table
 
 from mtkd_dist import launch
 from mtkd_dist.command import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE
@@ -70,6 +72,10 @@ def sweeps(tmp_path_factory: pytest.TempPathFactory) -> Sweeps:
     return Sweeps(tmp_path_factory.mktemp("sweeps"))
 
 
+def is_done(trial: Path) -> bool:
+    return (trial / "distil" / "manifest.json").exists()
+
+
 def wait_for(what: Callable[[], bool], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not what():
@@ -79,7 +85,28 @@ def wait_for(what: Callable[[], bool], seconds: float = 60) -> None:
 
 def nothing_is_reserved() -> bool:
     total, free = ray.cluster_resources(), ray.available_resources()
-    return all(free.get(name, 0) == total[name] for name in ("CPU", "GPU"))
+    return all(free.get(name, 0) == total[name] for name in ("CPU", "GPU")) and not groups()
+
+
+def groups() -> list[dict[str, float]]:
+    """What each placement group holds or waits for that is not removed."""
+    found = [group for group in placement_group_table().values() if group["state"] != "REMOVED"]
+    return [bundle for group in found for bundle in group["bundles"].values()]
+
+
+def taken() -> tuple[float, float]:
+    """CPUs and GPUs."""
+    total, free = ray.cluster_resources(), ray.available_resources()
+    return total["CPU"] - free.get("CPU", 0), total["GPU"] - free.get("GPU", 0)
+
+
+def run_watched(flags: list[str], watch: Callable[[], None]) -> int:
+    """Exit status of a sweep in this thread, the only one that may handle signals; `watch` runs in another."""
+    with ThreadPoolExecutor(1) as pool:
+        watching = pool.submit(watch)
+        status = sweep.main(flags)
+        watching.result()
+    return status
 
 
 @pytest.mark.usefixtures("ray_cluster")
@@ -99,6 +126,47 @@ def test_two_trials_take_turns_on_one_gpu_share_what_is_costly_and_leave_nothing
     row = max(rows.values(), key=lambda row: float(row["psnr_y_db"]))
     assert best["loss"]["levels"] == int(row["loss.levels"])
     assert best["distil"]["learning_rate"] == float(row["distil.learning_rate"])
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_two_trials_of_half_a_gpu_run_side_by_side_on_one_and_leave_nothing_reserved(sweeps: Sweeps) -> None:
+    flags = [*sweeps.flags("halves"), "--num-samples", "2", "--num-gpus", "1", "--trial.gpus", "0.5"]
+    trials = [sweeps.folder / "halves" / "trials" / f"trial-{i:04d}" for i in (1, 2)]
+
+    def both_at_work() -> bool:
+        at_work = all(trial.exists() for trial in trials) and not any(map(is_done, trials))
+        return at_work and taken() == (2, 1) and groups() == [{"CPU": 1, "GPU": 0.5}] * 2
+
+    assert run_watched([*flags, "--scheduler", "none"], lambda: wait_for(both_at_work)) == EXIT_OK
+    wait_for(nothing_is_reserved)
+    assert [row["status"] for row in sweeps.rows("halves").values()] == ["done", "done"]
+
+
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize("ending", ["done", "failed"])
+def test_what_a_trial_held_is_free_while_the_next_one_runs(sweeps: Sweeps, ending: str) -> None:
+    name = f"next-{ending}"
+    flags = [*sweeps.flags(name), "--num-samples", "2", "--num-gpus", "1", "--trial.retries", "0"]
+    first, second = (sweeps.folder / name / "trials" / f"trial-{i:04d}" for i in (1, 2))
+
+    def watch() -> None:
+        if ending == "failed":
+            wait_for(first.exists)
+            (process,) = children(os.getpid(), "^ray::ImplicitFunc")
+            os.kill(process, signal.SIGKILL)
+        wait_for(second.exists)
+        (process,) = children(os.getpid(), "^ray::ImplicitFunc")
+        os.kill(process, signal.SIGSTOP)
+        try:
+            assert is_done(first) == (ending == "done")
+            wait_for(lambda: taken() == (1, 1) and groups() == [{"CPU": 1, "GPU": 1}])
+            assert not is_done(second)
+        finally:
+            os.kill(process, signal.SIGCONT)
+
+    assert run_watched([*flags, "--scheduler", "none"], watch) == EXIT_OK
+    wait_for(nothing_is_reserved)
+    assert [row["status"] for row in sweeps.rows(name).values()] == [ending, "done"]
 
 
 @pytest.mark.slow

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import gc
 import os
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,16 +20,21 @@ import torch
 from mtkd_dist.methods import MTKD, Aggregation, FrozenNetworks
 from mtkd_dist.models import digest_file
 from mtkd_dist.pools import teacher_worker
+from mtkd_dist.pools.patience import FIRST
 from mtkd_dist.pools.teacher_handle import UnknownLink
-from mtkd_dist.pools.teacher_host import TeacherHost
+from mtkd_dist.pools.teacher_host import LONGER, TeacherHost
 from mtkd_dist.pools.teacher_hosts import SharedTeachers
 from mtkd_dist.pools.teacher_worker import TeacherJob, TeacherWorker, digests_of
+from mtkd_dist.pools.watchdog import Watchdog
 from tests.nets import make_aggregator, make_teacher_job
 
 
 @pytest.fixture
 def job(tmp_path: Path) -> TeacherJob:
     return make_teacher_job(tmp_path, ("a", "b"))
+
+
+HANG_SECONDS = 60.0
 
 
 class Link:
@@ -68,7 +74,7 @@ def test_jobs_of_several_trainings_get_the_answers_that_a_worker_of_their_own_gi
     jobs = {"one": job, "two": second_stage(job, tmp_path / "two"), "three": second_stage(job, tmp_path / "three", 1)}
     host = TeacherHost(job, max_guests=3, threads=1)
     for name, its in jobs.items():
-        assert host.greet(name, Link(), its) == its.plan.digest
+        assert host.greet(name, Link(), its, HANG_SECONDS) == its.plan.digest
     own = {name: TeacherWorker(its) for name, its in jobs.items()}
     for step in range(3):
         for name, worker in own.items():
@@ -94,7 +100,7 @@ def test_teachers_are_loaded_once_and_an_aggregator_once_for_all_that_have_the_s
     host = TeacherHost(job, max_guests=3, threads=1)
     second = second_stage(job, tmp_path / "two")
     for name, its in {"one": job, "two": second, "three": dataclasses.replace(second, method=MTKD(levels=2))}.items():
-        host.greet(name, Link(), its)
+        host.greet(name, Link(), its, HANG_SECONDS)
     assert loaded == ["a.safetensors", "b.safetensors", "aggregator.safetensors"]
 
 
@@ -102,11 +108,11 @@ def test_the_link_that_has_not_asked_for_longest_is_forgotten_with_its_aggregato
     job: TeacherJob, tmp_path: Path
 ) -> None:
     host = TeacherHost(job, max_guests=2, threads=1)
-    host.greet("old", Link(), second_stage(job, tmp_path / "old"))
-    host.greet("active", Link(), second_stage(job, tmp_path / "active", 1))
+    host.greet("old", Link(), second_stage(job, tmp_path / "old"), HANG_SECONDS)
+    host.greet("active", Link(), second_stage(job, tmp_path / "active", 1), HANG_SECONDS)
     old, active = (weakref.ref(host._guests[name].worker.networks.aggregator) for name in ("old", "active"))
     ask(host, "active")
-    host.greet("new", Link(), job)
+    host.greet("new", Link(), job, HANG_SECONDS)
     gc.collect()
     assert old() is None
     assert active() is not None
@@ -120,16 +126,37 @@ def test_a_link_is_told_when_its_answer_is_begun(job: TeacherJob) -> None:
     host = TeacherHost(job, max_guests=2, threads=1)
     links = {"one": Link(), "two": Link()}
     for name, link in links.items():
-        host.greet(name, link, job)
+        host.greet(name, link, job, HANG_SECONDS)
     host.answer("one", 17, 0, 0, False)
     assert [link.heard for link in links.values()] == [[17], []]
+
+
+def test_an_answer_may_take_longer_than_its_link_has_patience_which_kills_the_host_before_if_it_lives(
+    job: TeacherJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched: list[float] = []
+
+    @contextlib.contextmanager
+    def over(_: Watchdog, seconds: float) -> Iterator[None]:
+        watched.append(seconds)
+        yield
+
+    monkeypatch.setattr(Watchdog, "over", over)
+    host = TeacherHost(job, max_guests=2, threads=1)
+    host.greet("one", Link(), job, 60)
+    host.greet("other", Link(), job, 10)
+    for name in ("one", "one", "other", "one"):
+        ask(host, name)
+    first = LONGER * FIRST
+    assert watched == [first * 60, first * 10, first * 60, LONGER * 60, first * 10, LONGER * 60]
+    assert LONGER > 1
 
 
 def test_a_job_whose_images_are_others_by_now_is_refused(job: TeacherJob) -> None:
     host = TeacherHost(job, max_guests=1, threads=1)
     other = dataclasses.replace(job, plan=dataclasses.replace(job.plan, dataset_digest="0" * 64))
     with pytest.raises(ValueError, match="holds other images than this run began with"):
-        host.greet("one", Link(), other)
+        host.greet("one", Link(), other, HANG_SECONDS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,8 +172,8 @@ def test_a_host_that_fails_at_everything_ends_and_one_that_fails_one_training_do
     ended: list[int] = []
     monkeypatch.setattr(os, "_exit", ended.append)
     host = TeacherHost(job, max_guests=2, threads=1)
-    host.greet("bad", Link(), dataclasses.replace(job, method=Broken()))
-    host.greet("good", Link(), job)
+    host.greet("bad", Link(), dataclasses.replace(job, method=Broken()), HANG_SECONDS)
+    host.greet("good", Link(), job, HANG_SECONDS)
     for _ in range(3):
         with pytest.raises(RuntimeError):
             ask(host, "bad")
@@ -175,7 +202,7 @@ def test_what_is_asked_alone_waits_for_the_others_and_they_for_it(job: TeacherJo
     host = TeacherHost(job, max_guests=4, threads=2)
     # Answers of one link have one turn on a CPU.
     for name in "abcd":
-        host.greet(name, Link(), dataclasses.replace(job, method=Gated()))
+        host.greet(name, Link(), dataclasses.replace(job, method=Gated()), HANG_SECONDS)
     heard = {name: host._guests[name].link.heard for name in "abcd"}
     threads = {name: threading.Thread(target=ask, args=(host, name, 0, 0, name in "cd")) for name in "abcd"}
     for name in "ab":

@@ -346,6 +346,26 @@ def test_a_host_that_hangs_over_one_training_is_started_again_for_all(bench: Ben
 
 
 @pytest.mark.slow
+def test_a_host_that_hangs_over_a_training_that_is_gone_is_started_again_for_the_others(
+    bench: Bench, tmp_path: Path
+) -> None:
+    flag = tmp_path / "hang"
+    hanging = dataclasses.replace(bench.teacher, method=HangsOnce(flag=flag))
+    student = bench.student()
+    host = pid_of(bench.host)
+    with live_source(bench.shared, hanging, student, LinkConfig(slot_size=2, hang_seconds=4)) as source:
+        its = source(1, share(student), CPU)
+        its.fetch(0)
+        flag.touch()
+        its.done(0)
+        wait_for(lambda: not flag.exists())
+    patient = LinkConfig(slot_size=2, hang_seconds=600)
+    with live_source(bench.shared, bench.teacher, student, patient) as other:
+        assert len(other(1, share(student), CPU).fetch(0).lr) == 4
+    assert pid_of(bench.host) != host
+
+
+@pytest.mark.slow
 def test_a_training_through_hosts_has_the_weights_of_one_with_a_pool_of_its_own(bench: Bench, tmp_path: Path) -> None:
     student, teacher = second_stage(bench, tmp_path)
     (tmp_path / "go").touch()

@@ -25,7 +25,6 @@ class Call:
     """A lease that the worker has not answered."""
 
     lease: Lease
-    asked: float
     began: float | None
     """When it was the lease's turn, as far as known: a worker of several links is at those of others in between."""
 
@@ -52,10 +51,4 @@ class WorkerLeases:
         for call in self.calls.values():
             if call.began is not None:
                 return now - max(call.began, self.heard)
-        return 0.0
-
-    def waiting_seconds(self, now: float) -> float:
-        """Since when the first of its leases has waited for its turn, where none has had it."""
-        for call in self.calls.values():
-            return now - max(call.asked, self.heard) if call.began is None else 0.0
         return 0.0

@@ -172,8 +172,7 @@ class LinkState:
         late_seconds, slow_seconds = self.patience.late_seconds, self.patience.slow_seconds
         for name, worker in self._workers.items():
             silent = worker.silent_seconds(now)
-            waiting = worker.waiting_seconds(now)
-            if silent > self.patience.hung_seconds(worker.answers) or waiting > self.patience.waiting_seconds:
+            if silent > self.patience.hung_seconds(worker.answers):
                 hung.append(name)
             elif not worker.late and silent > late_seconds and self._has_another(name):
                 worker.late = True
@@ -357,7 +356,7 @@ class LinkState:
         self._leases += 1
         self._calls += 1
         lease = Lease(key, name, self._leases, alone=self.concurrency > 1 and key in self._evidence.suspects)
-        self._workers[name].calls[lease.number] = Call(lease, now, None if self.shared else now)
+        self._workers[name].calls[lease.number] = Call(lease, None if self.shared else now)
         self.leased.setdefault(key, []).append(lease)
         return lease
 

@@ -15,8 +15,6 @@ LATE, LATE_SECONDS = 5.0, 1.0
 """Multiple of the p99 after which leases are taken back, and at least this long."""
 FIRST = 5.0
 """Times as long may the first answer of a worker take: it may compile its networks."""
-WAITING = 3.0
-"""Times as long may an answer wait for its turn behind those of other links, which look after theirs themselves."""
 
 
 class Patience:
@@ -49,8 +47,3 @@ class Patience:
     def hung_seconds(self, answers: int) -> float:
         """Of a worker that has given so many answers since it was started."""
         return self._hang_seconds if answers else FIRST * self._hang_seconds
-
-    @property
-    def waiting_seconds(self) -> float:
-        """Of a worker that other links share: it may hang over the answer of one that is gone, and watches no more."""
-        return WAITING * self._hang_seconds

@@ -138,7 +138,10 @@ class SharedTeacherPool(contextlib.AbstractContextManager["SharedTeacherPool"]):
             self._steps,
             self._slots_per_step,
             self._config,
-            {name: HostedTeacher(host, self._job) for name, host in self._shared.hosts.items()},
+            {
+                name: HostedTeacher(host, self._job, self._config.hang_seconds)
+                for name, host in self._shared.hosts.items()
+            },
             self._shared.concurrency,
             shared=True,
             say=self._say,
@@ -164,14 +167,15 @@ class SharedTeacherPool(contextlib.AbstractContextManager["SharedTeacherPool"]):
 class HostedTeacher:
     """A `TeacherHost` as one link sees it; see `TeacherHandle`. The job travels to the host with each `ping` only."""
 
-    def __init__(self, host: ActorHandle, job: TeacherJob) -> None:
+    def __init__(self, host: ActorHandle, job: TeacherJob, hang_seconds: float) -> None:
         self._host = host
         self._job = job
+        self._hang_seconds = hang_seconds
         self._name = uuid.uuid4().hex
 
     def ping(self) -> Awaitable[str]:
         link = ray.get_runtime_context().current_actor
-        plan: Awaitable[str] = self._host.greet.remote(self._name, link, self._job)
+        plan: Awaitable[str] = self._host.greet.remote(self._name, link, self._job, self._hang_seconds)
         return plan
 
     def answer(self, lease: Lease) -> tuple[Awaitable[Meta], Any]:
