@@ -365,6 +365,16 @@ def test_a_trial_that_goes_on_from_its_own_folder_keeps_its_rates(population: Po
     assert student_of(population.shared, "whole") == student_of(population.shared, "paused")
 
 
+@pytest.mark.parametrize("name", ["whole", "copy"])
+def test_where_all_parts_are_done_the_last_score_is_reported_once_more(population: Population, name: str) -> None:
+    population.run("whole", 1e-3, parts=2)
+    last = population.reported["whole"][-1]
+    shutil.move(population.at("whole", 4), population.at("donor", 4))
+    population.run(name, 5e-3, parts=2, start=("donor", 4))
+    assert population.reported[name][-1] == last | {"aggregator_trained": name == "whole"}
+    assert student_of(population.shared, name) == student_of(population.shared, "whole")
+
+
 def test_only_ends_of_parts_are_reported(sweep: Sweep, tmp_path: Path) -> None:
     shared = sweep.share(tmp_path / "sweep", scheduler="pbt", pbt=PbtConfig(parts=2))
     config = distil(shared.config, validate_every=1, checkpoint_every=3)

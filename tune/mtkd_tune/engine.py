@@ -64,7 +64,7 @@ class OneProcess:
         run.say(f"{stage}: {training.network} on {layout}")
         # What the teachers reserved is their own affair.
         student, teacher = jobs_of(run, training, dataclasses.replace(layout, teachers=self._pool))
-        scores = {record["step"]: record for record in _read(checkpoints / SCORES)}
+        scores = {record["step"]: record for record in scores_in(checkpoints)}
         for record in list(scores.values()):
             self._scored(stage, record, checkpoints)
         with contextlib.ExitStack() as stack:
@@ -114,10 +114,10 @@ def _update(
     return Update(list(records), None, {}, list(validations), list(notes))
 
 
-def _read(path: Path) -> list[dict[str, Any]]:
+def scores_in(checkpoints: Path) -> list[dict[str, Any]]:
     """[] where there is none yet."""
     try:
-        found: list[dict[str, Any]] = json.loads(path.read_text())
+        found: list[dict[str, Any]] = json.loads((checkpoints / SCORES).read_text())
     except FileNotFoundError:
         return []
     return found

@@ -26,7 +26,8 @@ class Reports:
         report: who is told.
         steps: of the target.
         rates: with pbt, of all parts of the target; empty without it.
-        handed_over: whoever handed it over knows all scores up to its step.
+        handed_over: whoever handed it over knows all scores up to its step. Where that is the last one, its score is
+            reported once more, as after any new start.
     """
 
     def __init__(
@@ -36,7 +37,7 @@ class Reports:
         self._report = report
         self._steps = steps
         self._rates = rates
-        self._first = _reported(folder / REPORTED) if handed_over is None else handed_step(handed_over) + 1
+        self._first = _reported(folder / REPORTED) if handed_over is None else min(handed_step(handed_over) + 1, steps)
         self.facts: dict[str, Any] = {}
         """What is reported beside the score."""
         self.newest = -1
