@@ -229,7 +229,14 @@ def test_a_trial_that_is_done_reports_its_last_score_once_more(sweep: Sweep, tmp
     shared = sweep.share(tmp_path)
     first = trial(shared, "trial-0001")
     assert trial(shared, "trial-0001") == first[-1:]
-    assert json.loads((shared.trial_folder("trial-0001") / REPORTED).read_text()) == 4
+    assert json.loads((shared.trial_folder("trial-0001") / REPORTED).read_text())["step"] == 4
+
+
+def test_a_name_that_is_given_to_other_values_reports_all_their_scores(sweep: Sweep, tmp_path: Path) -> None:
+    shared = sweep.share(tmp_path)
+    trial(shared, "trial-0001")
+    again = trial(shared, "trial-0001", distil(shared.config, learning_rate=1e-3))
+    assert [metrics["step"] for metrics in again] == [2, 4]
 
 
 def test_with_aggregators_as_the_target_no_student_is_trained_and_theirs_are_the_scores(
