@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import fcntl
 import functools
 import traceback
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +12,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
+from mtkd_dist.command import alone_in
 from mtkd_dist.config.tree import Config
 from mtkd_dist.data import ImageStore
 from mtkd_dist.models import aggregator_path, build_aggregator, build_network
@@ -116,7 +114,7 @@ class _Trial:
         training = aggregate_training(self._run, teachers, cached)
         key = manifest.fingerprint(training.inputs(self._run) | training.choice(self._run))
         run = dataclasses.replace(self._run, output=self._shared.aggregator_folder(key))
-        with _alone_in(run.output, lambda: run.say(f"aggregate: another trial is at work in {run.output}; waiting")):
+        with alone_in(run.output, lambda: run.say(f"aggregate: another trial is at work in {run.output}; waiting")):
             # While it trains, it is this trial that does.
             self._describe(training, _facts(key, True))
             path = run_aggregate(run, teachers, cached)
@@ -171,16 +169,3 @@ def _left(run: Run, training: Training) -> dict[str, Any]:
     found = manifest.read(run.output / training.stage)
     assert found is not None
     return found.summary
-
-
-@contextlib.contextmanager
-def _alone_in(folder: Path, waits: Callable[[], None]) -> Iterator[None]:
-    """The lock of a process that is killed is free again. `waits` is called where somebody else holds it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            waits()
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
