@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
+from mtkd_dist.command import alone_in
 from mtkd_dist.pools.device import pick_device
 from mtkd_dist.pools.placement import Layout, PoolSize
 from mtkd_dist.pools.render import Renderer, Rendering
@@ -26,6 +28,8 @@ from mtkd_tune.shared import LiveTeachers
 
 SCORES = "scores.json"
 """Beside the checkpoints: the records of all validations so far, whichever trial made them."""
+
+_BUSY = "another trial renders into {}; waiting"
 
 
 class OneProcess:
@@ -99,11 +103,14 @@ class OneProcess:
     def render(self, renderings: Sequence[Rendering]) -> Iterator[tuple[str, int]]:
         renderer = Renderer(pick_device(self._pool.gpus > 0))
         for rendering in renderings:
-            rendering.outputs.create()
-            for index in rendering.outputs.missing():
-                if not rendering.outputs.has(index):  # another trial may have been faster
-                    renderer.render(rendering, index)
-                yield rendering.network.name, index
+            outputs, name = rendering.outputs, rendering.network.name
+            missing = outputs.missing()
+            with alone_in(outputs.folder, functools.partial(self._note, _BUSY.format(outputs.folder))):
+                outputs.create()
+                for index in missing:
+                    if not outputs.has(index):  # another trial was faster
+                        renderer.render(rendering, index)
+                    yield name, index
 
 
 def _update(
