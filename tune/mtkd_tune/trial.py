@@ -29,6 +29,7 @@ from mtkd_dist.stages.run import Run
 from mtkd_dist.stages.training import Training
 from mtkd_dist.tracking.tracker import Untracked
 from mtkd_tune.aggregates import holding
+from mtkd_tune.card import memory_fraction
 from mtkd_tune.engine import OneProcess
 from mtkd_tune.latency import latency_ms
 from mtkd_tune.population import handed_rates, in_parts, take_over
@@ -80,7 +81,8 @@ class _Trial:
         use_threads(pool.threads)
         self._device = pick_device(pool.gpus > 0)
         if self._device.type == "cuda" and pool.gpus < 1:
-            torch.cuda.set_per_process_memory_fraction(pool.gpus)
+            card = torch.cuda.get_device_properties(self._device)
+            torch.cuda.set_per_process_memory_fraction(memory_fraction(pool.gpus, card.total_memory), self._device)
         training = getattr(config, self._target)
         if shared.parts:
             training = in_parts(training, shared.parts, handed_rates(handed_over) if handed_over else [])
