@@ -6,6 +6,7 @@ import io
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from hypothesis import given
@@ -215,6 +216,15 @@ def test_best_yaml_is_a_launch_of_the_trial_that_trains_and_renders_nothing_twic
 def test_a_launch_accepts_best_yaml(sweep: tuple[SweepConfig, Config], tmp_path: Path) -> None:
     settings, config = sweep
     check(_read(best_yaml(config, Best(row(3)), settings, "2026-01-02"), tmp_path))
+
+
+@pytest.mark.parametrize(("asked", "launched"), [("auto", "cached"), ("cached", "cached"), ("live", "live")])
+def test_best_yaml_takes_its_answers_from_where_the_trials_took_them(
+    sweep: tuple[SweepConfig, Config], asked: Literal["auto", "cached", "live"], launched: str
+) -> None:
+    settings, config = sweep
+    launch = launch_config(dataclasses.replace(config, teacher_outputs=asked), [], settings)
+    assert launch.teacher_outputs == launched
 
 
 def test_folders_that_the_sweep_was_given_stay(sweep: tuple[SweepConfig, Config]) -> None:
