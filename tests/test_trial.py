@@ -476,14 +476,9 @@ def test_steps_that_have_no_such_parts_are_refused(sweep: Sweep, tmp_path: Path)
         trial(shared, "trial-0001")
 
 
-def test_a_sweep_whose_trials_could_have_no_score_is_refused(sweep: Sweep, tmp_path: Path) -> None:
+def test_a_sweep_without_held_out_photographs_is_refused(sweep: Sweep, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"images\.held_out: none of the 4 photographs"):
         share(sweep.run(tmp_path, sweep.config, validation=False), sweep.ready, SweepConfig(), ONE)
-    with pytest.raises(ValueError, match=r"distil\.validate_every: 0 gives trials no score"):
-        share(sweep.run(tmp_path, distil(sweep.config, validate_every=0)), sweep.ready, SweepConfig(), ONE)
-    given = dataclasses.replace(sweep.config, aggregator="given.safetensors")
-    with pytest.raises(ValueError, match="target: aggregate trains aggregators, and one is given"):
-        share(sweep.run(tmp_path, given), sweep.ready, SweepConfig(target="aggregate"), ONE)
 
 
 @pytest.mark.slow
