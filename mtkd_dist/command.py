@@ -35,10 +35,15 @@ def work_in(output: Path, log: str, what: str, interrupted: str, work: Callable[
 
     Errors: KeyboardInterrupt passes through.
     """
+
+    def busy() -> None:
+        # Two of them in one folder would mix their checkpoints.
+        raise ValueError(f"output: another {what} is at work in {output}; wait for it, or give --output")
+
     with capture_output(output / log) as console:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
         try:
-            with _alone_in(output, what):
+            with alone_in(output, busy):
                 work(console)
         except KeyboardInterrupt:
             console.print(interrupted, highlight=False)
@@ -70,11 +75,16 @@ def refuse_unseen(local: Config, output: Path, resources: Resources) -> None:
 
 
 @contextlib.contextmanager
-def _alone_in(output: Path, what: str) -> Iterator[None]:
-    """Two of them in one folder would mix their checkpoints. Errors: ValueError."""
-    with (output / ".lock").open("w") as lock:
+def alone_in(folder: Path, busy: Callable[[], object]) -> Iterator[None]:
+    """As the only one in `folder`, which is made where it is not there; who is killed is in it no more.
+
+    Where somebody is in it, `busy` is called; if that raises nothing, the block waits until it is free.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ValueError(f"output: another {what} is at work in {output}; wait for it, or give --output") from None
+            busy()
+            fcntl.flock(lock, fcntl.LOCK_EX)
         yield

@@ -6,6 +6,7 @@ import io
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from hypothesis import given
@@ -217,6 +218,15 @@ def test_a_launch_accepts_best_yaml(sweep: tuple[SweepConfig, Config], tmp_path:
     check(_read(best_yaml(config, Best(row(3)), settings, "2026-01-02"), tmp_path))
 
 
+@pytest.mark.parametrize(("asked", "launched"), [("auto", "cached"), ("cached", "cached"), ("live", "live")])
+def test_best_yaml_takes_its_answers_from_where_the_trials_took_them(
+    sweep: tuple[SweepConfig, Config], asked: Literal["auto", "cached", "live"], launched: str
+) -> None:
+    settings, config = sweep
+    launch = launch_config(dataclasses.replace(config, teacher_outputs=asked), [], settings)
+    assert launch.teacher_outputs == launched
+
+
 def test_folders_that_the_sweep_was_given_stay(sweep: tuple[SweepConfig, Config]) -> None:
     settings, config = sweep
     given = dataclasses.replace(
@@ -270,30 +280,32 @@ def test_the_cost_counts_what_reuse_saved() -> None:
         row(1, seconds=20.0, aggregator="ab"),
         row(2, status="stopped", seconds=10.0, aggregator="ab"),
         row(3, status="stopped", seconds=10.0, aggregator="cd", aggregator_trained=True),
+        row(6, status="stopped", seconds=0.0, aggregator="half trained", aggregator_trained=True),
         row(4, None, "failed", seconds=5.0, starts=2),
         row(5, None, "waiting", starts=0),
     ]
     assert _cost(rows) == Cost(
         wall_seconds=120.0,
         trial_seconds=75.0,
-        trials={"done": 2, "stopped": 2, "failed": 1, "waiting": 1},
-        trials_per_hour=120.0,
-        starts=6,
+        trials={"done": 2, "stopped": 3, "failed": 1, "waiting": 1},
+        trials_per_hour=150.0,
+        starts=7,
         teacher_seconds={"teachers/edsr": 20.0, "answers/teachers": 10.0},
         teacher_bytes=5_000_000,
         aggregators_trained=2,
         aggregators_reused=2,
-        aggregator_seconds=12.0,
-        saved_seconds=14.0,
+        aggregator_last_start_seconds=12.0,
+        saved_at_least_seconds=14.0,
         refused={"heads do not divide width": 3},
     )
 
 
 def test_the_cost_is_said_in_sentences() -> None:
-    assert sentences(_cost([row(0, seconds=90.0, aggregator="ab"), row(1, status="stopped", aggregator="ab")])) == [
+    first = row(0, seconds=90.0, aggregator="ab", aggregator_trained=True)
+    assert sentences(_cost([first, row(1, status="stopped", aggregator="ab")])) == [
         "2 trials (1 done, 1 stopped) in 2 min 00 s, 60.0 an hour; 1 min 30 s of trials' own time",
         "teachers, once for all trials: 30 s, 5.0 MB of images",
-        "aggregators: 1 trained in 7 s, taken again by 1 trials, which saved 7 s",
+        "aggregators: 2 trained in 12 s, taken again by 1 trials, which saved at least 7 s",
         "combinations that cannot work, not tried: 3: heads do not divide width (3x)",
     ]
 
@@ -328,7 +340,7 @@ def test_a_sweep_hands_back_all_its_files(sweep: tuple[SweepConfig, Config]) -> 
     names = ["trials.csv", "trials.md", "cost.json", "best.yaml", "front.md", "front.png"]
     assert [file.name for file in back.files] == [*names, plots.IMPORTANCE, plots.PARALLEL]
     assert all(file.stat().st_size for file in back.files)
-    assert json.loads((Path(settings.output) / "cost.json").read_text())["saved_seconds"] == 0
+    assert json.loads((Path(settings.output) / "cost.json").read_text())["saved_at_least_seconds"] == 0
     assert back.notes == []
     assert list(Path(settings.output).glob("*.tmp")) == []
 

@@ -25,9 +25,11 @@ from mtkd_dist.config.load import load_config
 from mtkd_dist.config.presets import PRESETS
 from mtkd_dist.config.tree import AnswersConfig, Config, LinkConfig, TrainingConfig
 from mtkd_dist.data import ImageStore
+from mtkd_dist.data.teacher_outputs import folder_bytes
 from mtkd_dist.methods import Batch
 from mtkd_dist.models import build_aggregator, build_network, digest_file
 from mtkd_dist.pools.placement import PoolSize, Resources
+from mtkd_dist.pools.render import Renderer, Rendering
 from mtkd_dist.pools.teacher_worker import TeacherJob, digests_of, load_networks
 from mtkd_dist.stages import manifest
 from mtkd_dist.stages.run import Run
@@ -35,6 +37,7 @@ from mtkd_dist.stages.teachers import ReadyTeachers
 from mtkd_dist.tracking.tracker import Untracked
 from mtkd_dist.train.job import StudentJob
 from mtkd_dist.train.source import LocalSource, Share
+from mtkd_tune import aggregates
 from mtkd_tune.population import RATES
 from mtkd_tune.reports import REPORTED
 from mtkd_tune.shared import Shared, share
@@ -155,7 +158,8 @@ def test_what_is_shared_travels(sweep: Sweep, tmp_path: Path) -> None:
 def test_of_two_trials_with_the_same_aggregator_one_trains_it(sweep: Sweep, tmp_path: Path) -> None:
     shared = sweep.share(tmp_path)
     one = trial(shared, "trial-0001")
-    rendered = set((Path(shared.config.answers.folder or "")).rglob("*.npy"))
+    images = tmp_path / aggregates.FOLDER
+    rendered = set(images.rglob("*.npy"))
     other = trial(shared, "trial-0002", distil(shared.config, learning_rate=1e-3))
     third = trial(shared, "trial-0003", aggregate(shared.config, learning_rate=1e-3))
     assert [metrics["aggregator_trained"] for metrics in (one[0], other[0], third[0])] == [True, False, True]
@@ -163,8 +167,68 @@ def test_of_two_trials_with_the_same_aggregator_one_trains_it(sweep: Sweep, tmp_
     assert len(list((tmp_path / "aggregators").iterdir())) == 2
     assert "aggregate: done before" in log_of(shared, "trial-0002")
     # Its images, one for each photograph, are all that the third had to render.
-    assert len(set(Path(shared.config.answers.folder or "").rglob("*.npy")) - rendered) == len(sweep.photos)
+    assert len(set(images.rglob("*.npy")) - rendered) == len(sweep.photos)
     assert student_of(shared, "trial-0001") != student_of(shared, "trial-0002")
+
+
+def with_room_for(aggregators: int, sweep: Sweep, output: Path) -> Shared:
+    """`aggregators`: whose images fit beside those of the teachers."""
+    trial(sweep.share(output / "before"), "trial")  # renders those of the teachers
+    shared = sweep.share(output / "sweep")
+    images = sum(path.stat().st_size for path in (output / "before" / aggregates.FOLDER).rglob("*.npy"))
+    room = folder_bytes(Path(shared.config.answers.folder or "")) + int((aggregators + 0.5) * images)
+    answers = dataclasses.replace(shared.config.answers, max_bytes=room)
+    return dataclasses.replace(shared, config=dataclasses.replace(shared.config, answers=answers))
+
+
+def test_an_aggregator_whose_images_have_no_room_is_not_trained(sweep: Sweep, tmp_path: Path) -> None:
+    shared = with_room_for(0, sweep, tmp_path)
+    with pytest.raises(ValueError, match=r"answers\.max_bytes allows .* those of 0 fit at a time"):
+        trial(shared, "trial-0001")
+    assert not (shared.output / "aggregators").exists()
+
+
+def test_images_of_an_aggregator_that_no_trial_needs_make_room_and_are_rendered_again(
+    sweep: Sweep, tmp_path: Path
+) -> None:
+    shared = with_room_for(1, sweep, tmp_path)
+    other = aggregate(shared.config, learning_rate=1e-3)
+    trial(shared, "trial-0001")
+    trial(shared, "trial-0002", other)
+    again = trial(shared, "trial-0003", distil(shared.config, learning_rate=1e-3))
+    assert [metrics["aggregator_trained"] for metrics in again] == [False, False]
+    assert len(list((shared.output / aggregates.FOLDER).rglob("*.npy"))) == len(sweep.photos)
+
+
+def test_images_that_another_trial_is_rendering_are_not_rendered_again(
+    sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = sweep.share(tmp_path / "sweep")
+    trial(sweep.share(tmp_path / "before"), "trial")  # the driver would have rendered the teachers' images
+    rendered: list[tuple[str, int]] = []
+    first_renders, second_waits = threading.Event(), threading.Event()
+    render = Renderer.render
+
+    def counted(renderer: Renderer, rendering: Rendering, index: int) -> None:
+        first_renders.set()
+        assert second_waits.wait(60)
+        rendered.append((rendering.outputs.digest, index))
+        render(renderer, rendering, index)
+
+    monkeypatch.setattr(Renderer, "render", counted)
+    runs = [threading.Thread(target=trial, args=(shared, f"trial-{i}"), daemon=True) for i in range(2)]
+    runs[0].start()
+    assert first_renders.wait(60)
+    runs[1].start()
+    log = shared.trial_folder("trial-1") / LOG
+    until = time.monotonic() + 60
+    while time.monotonic() < until and not (log.exists() and "renders into" in log.read_text()):
+        time.sleep(0.05)
+    second_waits.set()
+    for run in runs:
+        run.join(60)
+    assert "another trial renders into" in log_of(shared, "trial-1")
+    assert len(rendered) == len(set(rendered)) == len(sweep.photos)
 
 
 def test_who_trained_the_aggregator_is_known_after_a_restart(sweep: Sweep, tmp_path: Path) -> None:
@@ -229,7 +293,14 @@ def test_a_trial_that_is_done_reports_its_last_score_once_more(sweep: Sweep, tmp
     shared = sweep.share(tmp_path)
     first = trial(shared, "trial-0001")
     assert trial(shared, "trial-0001") == first[-1:]
-    assert json.loads((shared.trial_folder("trial-0001") / REPORTED).read_text()) == 4
+    assert json.loads((shared.trial_folder("trial-0001") / REPORTED).read_text())["step"] == 4
+
+
+def test_a_name_that_is_given_to_other_values_reports_all_their_scores(sweep: Sweep, tmp_path: Path) -> None:
+    shared = sweep.share(tmp_path)
+    trial(shared, "trial-0001")
+    again = trial(shared, "trial-0001", distil(shared.config, learning_rate=1e-3))
+    assert [metrics["step"] for metrics in again] == [2, 4]
 
 
 def test_with_aggregators_as_the_target_no_student_is_trained_and_theirs_are_the_scores(
@@ -365,6 +436,16 @@ def test_a_trial_that_goes_on_from_its_own_folder_keeps_its_rates(population: Po
     assert student_of(population.shared, "whole") == student_of(population.shared, "paused")
 
 
+@pytest.mark.parametrize("name", ["whole", "copy"])
+def test_where_all_parts_are_done_the_last_score_is_reported_once_more(population: Population, name: str) -> None:
+    population.run("whole", 1e-3, parts=2)
+    last = population.reported["whole"][-1]
+    shutil.move(population.at("whole", 4), population.at("donor", 4))
+    population.run(name, 5e-3, parts=2, start=("donor", 4))
+    assert population.reported[name][-1] == last | {"aggregator_trained": name == "whole"}
+    assert student_of(population.shared, name) == student_of(population.shared, "whole")
+
+
 def test_only_ends_of_parts_are_reported(sweep: Sweep, tmp_path: Path) -> None:
     shared = sweep.share(tmp_path / "sweep", scheduler="pbt", pbt=PbtConfig(parts=2))
     config = distil(shared.config, validate_every=1, checkpoint_every=3)
@@ -395,14 +476,9 @@ def test_steps_that_have_no_such_parts_are_refused(sweep: Sweep, tmp_path: Path)
         trial(shared, "trial-0001")
 
 
-def test_a_sweep_whose_trials_could_have_no_score_is_refused(sweep: Sweep, tmp_path: Path) -> None:
+def test_a_sweep_without_held_out_photographs_is_refused(sweep: Sweep, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"images\.held_out: none of the 4 photographs"):
         share(sweep.run(tmp_path, sweep.config, validation=False), sweep.ready, SweepConfig(), ONE)
-    with pytest.raises(ValueError, match=r"distil\.validate_every: 0 gives trials no score"):
-        share(sweep.run(tmp_path, distil(sweep.config, validate_every=0)), sweep.ready, SweepConfig(), ONE)
-    given = dataclasses.replace(sweep.config, aggregator="given.safetensors")
-    with pytest.raises(ValueError, match="target: aggregate trains aggregators, and one is given"):
-        share(sweep.run(tmp_path, given), sweep.ready, SweepConfig(target="aggregate"), ONE)
 
 
 @pytest.mark.slow

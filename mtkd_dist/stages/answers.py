@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,7 @@ from typing import Any, NamedTuple
 
 from rich.filesize import decimal as bytes_text
 
-from mtkd_dist.data.teacher_outputs import folder_bytes, total_bytes
+from mtkd_dist.data.teacher_outputs import TeacherOutputs, folder_bytes, total_bytes
 from mtkd_dist.pools.evaluate import AGGREGATE, Merged
 from mtkd_dist.pools.render import RenderedTeachers, Rendering, aggregate_rendering, render, teacher_rendering
 from mtkd_dist.pools.teacher_worker import TeacherFile
@@ -44,7 +45,11 @@ def rendered_teachers(
     if aggregator is None:
         return RenderedTeachers(of_teachers, None)
     merged = Merged(AGGREGATE, tuple(teachers), aggregator)
-    return RenderedTeachers(of_teachers, aggregate_rendering(merged, of_teachers))
+    aggregate = aggregate_rendering(merged, of_teachers)
+    if run.aggregate_outputs is not None:
+        outputs = TeacherOutputs(run.aggregate_outputs, aggregate.outputs.key, run.images)
+        aggregate = dataclasses.replace(aggregate, outputs=outputs)
+    return RenderedTeachers(of_teachers, aggregate)
 
 
 def facts(rendered: RenderedTeachers) -> dict[str, Any]:
@@ -92,7 +97,7 @@ class Room(NamedTuple):
 
 def room_for(run: Run, renderings: Sequence[Rendering], ahead: int = 0) -> Room:
     """`ahead`: bytes that come on top, if anything of `renderings` is missing at all."""
-    folder = outputs_folder(run)
+    folder = renderings[0].outputs.root
     folder.mkdir(parents=True, exist_ok=True)
     needed = total_bytes([rendering.outputs for rendering in renderings], missing_only=True)
     return Room(
@@ -107,7 +112,7 @@ def _render(run: Run, stage: str, renderings: Sequence[Rendering]) -> None:
     outputs = [rendering.outputs for rendering in renderings]
     # The aggregate will take as much as one teacher.
     ahead = total_bytes(outputs[:1]) if not renderings[0].sources else 0
-    if refusal := room_for(run, renderings, ahead).refusal(outputs_folder(run)):
+    if refusal := room_for(run, renderings, ahead).refusal(outputs[0].root):
         raise ValueError(refusal)
     missing = sum(len(one.missing()) for one in outputs)
     names = ", ".join(rendering.network.name for rendering in renderings)
@@ -140,7 +145,7 @@ def _render(run: Run, stage: str, renderings: Sequence[Rendering]) -> None:
     if missing or old is None or manifest.changed(old, inputs, {}):
         _leave(run, stage, inputs, seconds, numbers | {"rounding": rounded})
         tracked = run.tracker.stage(stage)
-        tracked.params({"folder": outputs_folder(run), "dtype": run.config.answers.dtype, "networks": names})
+        tracked.params({"folder": outputs[0].root, "dtype": run.config.answers.dtype, "networks": names})
         tracked.metrics(numbers | {f"{what}/{name}": value for name, r in rounded.items() for what, value in r.items()})
         tracked.finish()
 

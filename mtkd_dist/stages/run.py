@@ -66,6 +66,8 @@ class Run:
     """What limited the stages that ran, and what to change: a sentence each."""
     engine: Engine | None = None
     """None: the pools of the cluster."""
+    aggregate_outputs: Path | None = None
+    """Folder of the images that the aggregator makes; None: where those of the teachers are."""
 
     def say(self, text: str) -> None:
         """A line for the screen, and for the log."""

@@ -31,6 +31,9 @@ def launch_config(config: Config, rates: Sequence[float], sweep: SweepConfig) ->
         config = dataclasses.replace(config, **parts)
     if config.images.cache is None:
         config = dataclasses.replace(config, images=dataclasses.replace(config.images, cache=str(folder / "images")))
+    if config.teacher_outputs != "live":
+        # The trials read rendered images: so does the launch, whatever it would take "auto" for.
+        config = dataclasses.replace(config, teacher_outputs="cached")
     if config.answers.folder is None and config.teacher_outputs != "live":
         answers = dataclasses.replace(config.answers, folder=str(folder / "teacher-outputs"))
         config = dataclasses.replace(config, answers=answers)

@@ -33,12 +33,15 @@ class Cost:
     teacher_bytes: int
     """Of the teachers' rendered images; 0 where teachers answer live."""
     aggregators_trained: int
+    """To the end; what stopped trials left half trained does not count."""
     aggregators_reused: int
-    """Trials that took an aggregator that another trial had trained."""
-    aggregator_seconds: float
-    """Of the trainings of aggregators that were made."""
-    saved_seconds: float
-    """Of those that were not made again: for each trial that took an aggregator, the time of that one's training."""
+    """Trials that took an aggregator that another trial had trained to the end."""
+    aggregator_last_start_seconds: float
+    """Of the trainings of aggregators that are done: of each its last start, so less than the whole of one that was
+    interrupted."""
+    saved_at_least_seconds: float
+    """Of those that were not made again: for each trial that took an aggregator, the time of the last start of that
+    one's training."""
     refused: dict[str, int]
     """Reason -> number of combinations that the search proposed and that cannot work."""
 
@@ -51,8 +54,8 @@ def cost(
     aggregator_seconds: Mapping[str, float],
     refused: Counter[str],
 ) -> Cost:
-    """`aggregator_seconds`: name of each trained aggregator, as in the rows -> seconds of its training."""
-    users = Counter(row.aggregator for row in rows if row.aggregator)
+    """`aggregator_seconds`: as `aggregators_work`."""
+    taken = [row.aggregator for row in rows if row.aggregator in aggregator_seconds and not row.aggregator_trained]
     ended = sum(row.status in ("done", "stopped") for row in rows)
     return Cost(
         wall_seconds=wall_seconds,
@@ -62,11 +65,10 @@ def cost(
         starts=sum(row.starts for row in rows if row.status != "waiting"),
         teacher_seconds=dict(teacher_seconds),
         teacher_bytes=teacher_bytes,
-        # Each is trained once, whichever trial began it and whichever went on with it.
-        aggregators_trained=len(users),
-        aggregators_reused=users.total() - len(users),
-        aggregator_seconds=sum(aggregator_seconds.get(name, 0.0) for name in users),
-        saved_seconds=sum((count - 1) * aggregator_seconds.get(name, 0.0) for name, count in users.items()),
+        aggregators_trained=len(aggregator_seconds),
+        aggregators_reused=len(taken),
+        aggregator_last_start_seconds=sum(aggregator_seconds.values()),
+        saved_at_least_seconds=sum(aggregator_seconds[name] for name in taken),
         refused=dict(refused.most_common()),
     )
 
@@ -83,8 +85,8 @@ def sentences(cost: Cost) -> list[str]:
         lines.append(f"teachers, once for all trials: {duration(sum(cost.teacher_seconds.values()))}{size}")
     if cost.aggregators_trained:
         lines.append(
-            f"aggregators: {cost.aggregators_trained} trained in {duration(cost.aggregator_seconds)}, taken again by "
-            f"{cost.aggregators_reused} trials, which saved {duration(cost.saved_seconds)}"
+            f"aggregators: {cost.aggregators_trained} trained in {duration(cost.aggregator_last_start_seconds)}, taken "
+            f"again by {cost.aggregators_reused} trials, which saved at least {duration(cost.saved_at_least_seconds)}"
         )
     if cost.refused:
         reasons = "; ".join(f"{reason} ({count}x)" for reason, count in cost.refused.items())
@@ -93,7 +95,8 @@ def sentences(cost: Cost) -> list[str]:
 
 
 def aggregators_work(output: Path) -> dict[str, float]:
-    """Name of each aggregator that the sweep in `output` has trained -> seconds of its training."""
+    """Name of each aggregator that the sweep in `output` has trained to the end, as in the rows -> seconds of the last
+    start of its training."""
     found = {folder.name: manifest.read(folder / "aggregate") for folder in sorted(output.glob("aggregators/*"))}
     return {name: one.seconds for name, one in found.items() if one is not None}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
+from mtkd_dist.command import alone_in
 from mtkd_dist.pools.device import pick_device
 from mtkd_dist.pools.placement import Layout, PoolSize
 from mtkd_dist.pools.render import Renderer, Rendering
@@ -26,6 +28,8 @@ from mtkd_tune.shared import LiveTeachers
 
 SCORES = "scores.json"
 """Beside the checkpoints: the records of all validations so far, whichever trial made them."""
+
+_BUSY = "another trial renders into {}; waiting"
 
 
 class OneProcess:
@@ -64,7 +68,7 @@ class OneProcess:
         run.say(f"{stage}: {training.network} on {layout}")
         # What the teachers reserved is their own affair.
         student, teacher = jobs_of(run, training, dataclasses.replace(layout, teachers=self._pool))
-        scores = {record["step"]: record for record in _read(checkpoints / SCORES)}
+        scores = {record["step"]: record for record in scores_in(checkpoints)}
         for record in list(scores.values()):
             self._scored(stage, record, checkpoints)
         with contextlib.ExitStack() as stack:
@@ -99,11 +103,14 @@ class OneProcess:
     def render(self, renderings: Sequence[Rendering]) -> Iterator[tuple[str, int]]:
         renderer = Renderer(pick_device(self._pool.gpus > 0))
         for rendering in renderings:
-            rendering.outputs.create()
-            for index in rendering.outputs.missing():
-                if not rendering.outputs.has(index):  # another trial may have been faster
-                    renderer.render(rendering, index)
-                yield rendering.network.name, index
+            outputs, name = rendering.outputs, rendering.network.name
+            missing = outputs.missing()
+            with alone_in(outputs.folder, functools.partial(self._note, _BUSY.format(outputs.folder))):
+                outputs.create()
+                for index in missing:
+                    if not outputs.has(index):  # another trial was faster
+                        renderer.render(rendering, index)
+                    yield name, index
 
 
 def _update(
@@ -114,10 +121,10 @@ def _update(
     return Update(list(records), None, {}, list(validations), list(notes))
 
 
-def _read(path: Path) -> list[dict[str, Any]]:
+def scores_in(checkpoints: Path) -> list[dict[str, Any]]:
     """[] where there is none yet."""
     try:
-        found: list[dict[str, Any]] = json.loads(path.read_text())
+        found: list[dict[str, Any]] = json.loads((checkpoints / SCORES).read_text())
     except FileNotFoundError:
         return []
     return found

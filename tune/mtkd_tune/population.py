@@ -15,6 +15,7 @@ from pathlib import Path
 from mtkd_dist.config.tree import TrainingConfig
 from mtkd_dist.stages.manifest import write_json
 from mtkd_dist.train.checkpoints import BEST, Checkpoints
+from mtkd_tune.engine import SCORES, scores_in
 
 RATES = "rates.json"
 """In the folder that is handed over, beside a checkpoint at the end of a part: the rates of the parts until there."""
@@ -58,7 +59,7 @@ def handed_rates(folder: Path) -> list[float]:
 
 
 def hand_over(checkpoints: Path, step: int, rates: Sequence[float], folder: Path) -> bool:
-    """Put the checkpoint after `step` steps into `folder`, with the `rates` until there and the best weights so far.
+    """Put the checkpoint after `step` steps into `folder`, with rates, scores and the best weights until there.
 
     False where it is not there any more.
     """
@@ -69,6 +70,7 @@ def hand_over(checkpoints: Path, step: int, rates: Sequence[float], folder: Path
     if (checkpoints / BEST).exists():
         shutil.copyfile(checkpoints / BEST, folder / BEST)
     write_json(folder / RATES, list(rates))
+    write_json(folder / SCORES, [record for record in scores_in(checkpoints) if record["step"] <= step])
     return True
 
 
@@ -77,7 +79,7 @@ def take_over(folder: Path, checkpoints: Path) -> None:
     step = handed_step(folder)
     if max(Checkpoints(checkpoints).steps(), default=0) >= step:
         return
-    for path in (folder / BEST, Checkpoints(folder).path(step)):
+    for path in (folder / SCORES, folder / BEST, Checkpoints(folder).path(step)):
         if path.exists():
             # Whole or not at all; the checkpoint last, which is what counts.
             shutil.copyfile(path, checkpoints / f".{path.name}.tmp")

@@ -12,7 +12,8 @@ from mtkd_dist.stages.manifest import write_json
 from mtkd_tune.population import hand_over, handed_step
 
 REPORTED = "reported.json"
-"""In the folder of a trial: the last step that was reported."""
+"""In the folder of a trial: the last step that was reported, and of which training: after `kill -9` of the sweep, the
+name may be given to a trial with other values."""
 
 Report = Callable[[dict[str, Any], Path | None], None]
 """Takes metrics and, with pbt, a folder to go on from, which lasts as long as the call."""
@@ -26,7 +27,8 @@ class Reports:
         report: who is told.
         steps: of the target.
         rates: with pbt, of all parts of the target; empty without it.
-        handed_over: whoever handed it over knows all scores up to its step.
+        handed_over: whoever handed it over knows all scores up to its step. Where that is the last one, its score is
+            reported once more, as after any new start.
     """
 
     def __init__(
@@ -36,7 +38,7 @@ class Reports:
         self._report = report
         self._steps = steps
         self._rates = rates
-        self._first = _reported(folder / REPORTED) if handed_over is None else handed_step(handed_over) + 1
+        self._first = None if handed_over is None else min(handed_step(handed_over) + 1, steps)
         self.facts: dict[str, Any] = {}
         """What is reported beside the score."""
         self.newest = -1
@@ -48,12 +50,14 @@ class Reports:
         Without pbt the last step that was reported is so once more after a new start: whoever was told may be gone.
         """
         step = record["step"]
+        if self._first is None:
+            self._first = _reported(self._folder / REPORTED, checkpoints)
         if step <= self.newest or step < self._first:
             return
         metrics = {"step": step, "psnr_y": record["validation_psnr_y"]} | self.facts
         if not self._rates:
             # Before it is: who dies in between reports it with the next start.
-            write_json(self._folder / REPORTED, step)
+            write_json(self._folder / REPORTED, {"checkpoints": checkpoints.name, "step": step})
             self._report(metrics, None)
         else:
             done, rest = divmod(step * len(self._rates), self._steps)
@@ -67,6 +71,7 @@ class Reports:
         self.newest = step
 
 
-def _reported(path: Path) -> int:
-    """0 where nothing was."""
-    return int(json.loads(path.read_text())) if path.exists() else 0
+def _reported(path: Path, checkpoints: Path) -> int:
+    """0 where nothing was of the training in `checkpoints`, whose name is the digest of its inputs."""
+    found = json.loads(path.read_text()) if path.exists() else {}
+    return int(found["step"]) if found.get("checkpoints") == checkpoints.name else 0

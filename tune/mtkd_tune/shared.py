@@ -59,18 +59,14 @@ def share(
 ) -> Shared:
     """What trials need of the driver's `run`, whose output is the folder of the sweep.
 
-    Errors: ValueError where no trial could have a score.
+    Errors: ValueError where no photograph is held out; whether there are enough is known only now.
     """
-    target, given = sweep.target, aggregator_path(run.config.aggregator)
+    given = aggregator_path(run.config.aggregator)
     if run.validation is None:
         raise ValueError(
             f"images.held_out: none of the {len(run.images)} photographs in data could be put aside to score trials "
             "by; give more of them, or name some in images.held_out_names"
         )
-    if not getattr(run.config, target).validate_every:
-        raise ValueError(f"{target}.validate_every: 0 gives trials no score; expected a number of steps")
-    if target == "aggregate" and given is not None:
-        raise ValueError(f"target: aggregate trains aggregators, and one is given ({given}); expected target distil")
     weights, precision = run.config.student_weights, run.config.teacher_precision
     return Shared(
         sweep=sweep,

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import functools
 import traceback
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +13,23 @@ import torch
 from rich.console import Console
 from torch import nn
 
+from mtkd_dist.command import alone_in
 from mtkd_dist.config.tree import Config
 from mtkd_dist.data import ImageStore
+from mtkd_dist.data.teacher_outputs import total_bytes
 from mtkd_dist.models import aggregator_path, build_aggregator, build_network
 from mtkd_dist.pools.device import pick_device, use_threads
 from mtkd_dist.pools.placement import Resources
 from mtkd_dist.report.screen import WIDTH_OF_A_FILE
 from mtkd_dist.stages import half_done, manifest
 from mtkd_dist.stages.aggregate import aggregate_training, run_aggregate
+from mtkd_dist.stages.answers import outputs_folder
 from mtkd_dist.stages.distil import distil_training, run_distil
 from mtkd_dist.stages.run import Run
 from mtkd_dist.stages.training import Training
 from mtkd_dist.tracking.tracker import Untracked
+from mtkd_tune.aggregates import holding
+from mtkd_tune.card import memory_fraction
 from mtkd_tune.engine import OneProcess
 from mtkd_tune.latency import latency_ms
 from mtkd_tune.population import handed_rates, in_parts, take_over
@@ -39,9 +42,9 @@ LOG = "trial.log"
 def run_trial(config: Config, shared: Shared, name: str, report: Report, handed_over: Path | None = None) -> None:
     """Train what `config` says, with all that is `shared`, and report each validation of the target.
 
-    The aggregator lies in OUTPUT/aggregators, for all trials that ask for the same one; everything else in
-    OUTPUT/trials/NAME, also the log. Called again, it goes on where it was, and reports the last step once more. What
-    is reported:
+    The aggregator lies in OUTPUT/aggregators, and its images in OUTPUT/aggregator-outputs, for all trials that ask for
+    the same one; everything else in OUTPUT/trials/NAME, also the log. Called again, it goes on where it was, and
+    reports the last step once more. What is reported:
 
     - "step": steps of the target that are made; "psnr_y": dB on the held-out photographs;
     - "params", and "latency_ms" (see `mtkd_tune.latency`) if it is an objective: of the target's network;
@@ -78,7 +81,8 @@ class _Trial:
         use_threads(pool.threads)
         self._device = pick_device(pool.gpus > 0)
         if self._device.type == "cuda" and pool.gpus < 1:
-            torch.cuda.set_per_process_memory_fraction(pool.gpus)
+            card = torch.cuda.get_device_properties(self._device)
+            torch.cuda.set_per_process_memory_fraction(memory_fraction(pool.gpus, card.total_memory), self._device)
         training = getattr(config, self._target)
         if shared.parts:
             training = in_parts(training, shared.parts, handed_rates(handed_over) if handed_over else [])
@@ -99,24 +103,37 @@ class _Trial:
         self._reports = Reports(self._run.output, report, training.steps, rates, handed_over)
 
     def run(self) -> None:
+        with contextlib.ExitStack() as stack:
+            self._train(stack)
+        if self._reports.newest < 0:
+            raise ValueError(f"{self._name}: no validation of {self._target} came to a score; {LOG} has the reason")
+
+    def _train(self, stack: contextlib.ExitStack) -> None:
         teachers, cached = self._shared.teachers, self._shared.live is None
         given = aggregator_path(self._run.config.aggregator)
-        aggregator, facts = (given, _facts("", False)) if given is not None else self._aggregator(cached)
+        aggregator, facts = (given, _facts("", False)) if given is not None else self._aggregator(cached, stack)
         if self._target == "distil":
             training = distil_training(self._run, teachers, aggregator, cached)
             self._describe(training, facts)
             run_distil(self._run, teachers, aggregator, cached)
             self._report_rest(self._run, training)
-        if self._reports.newest < 0:
-            raise ValueError(f"{self._name}: no validation of {self._target} came to a score; {LOG} has the reason")
 
-    def _aggregator(self, cached: bool) -> tuple[Path, dict[str, Any]]:
-        """Its file, and what is reported of it. Trains it, or waits for another trial that does."""
+    def _aggregator(self, cached: bool, stack: contextlib.ExitStack) -> tuple[Path, dict[str, Any]]:
+        """Its file, and what is reported of it. Trains it, or waits for another trial that does.
+
+        `stack` then holds the room for its images. Errors: ValueError where there is none, before it is trained.
+        """
         teachers = self._shared.teachers
         training = aggregate_training(self._run, teachers, cached)
         key = manifest.fingerprint(training.inputs(self._run) | training.choice(self._run))
+        if self._target == "distil" and training.rendered is not None:
+            # It takes as much as one teacher.
+            size = total_bytes([training.rendered.teachers[0].outputs])
+            most, answers = self._run.config.answers.max_bytes, outputs_folder(self._run)
+            room = stack.enter_context(holding(self._shared.output, key, size, answers, most))
+            self._run = dataclasses.replace(self._run, aggregate_outputs=room)
         run = dataclasses.replace(self._run, output=self._shared.aggregator_folder(key))
-        with _alone_in(run.output, lambda: run.say(f"aggregate: another trial is at work in {run.output}; waiting")):
+        with alone_in(run.output, lambda: run.say(f"aggregate: another trial is at work in {run.output}; waiting")):
             # While it trains, it is this trial that does.
             self._describe(training, _facts(key, True))
             path = run_aggregate(run, teachers, cached)
@@ -171,16 +188,3 @@ def _left(run: Run, training: Training) -> dict[str, Any]:
     found = manifest.read(run.output / training.stage)
     assert found is not None
     return found.summary
-
-
-@contextlib.contextmanager
-def _alone_in(folder: Path, waits: Callable[[], None]) -> Iterator[None]:
-    """The lock of a process that is killed is free again. `waits` is called where somebody else holds it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            waits()
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
