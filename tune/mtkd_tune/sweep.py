@@ -31,6 +31,7 @@ from mtkd_dist.stages.run import Run, say
 from mtkd_dist.stages.teachers import ReadyTeachers, run_teachers
 from mtkd_dist.tracking.tracker import Tracker
 from mtkd_dist.train.live import live_source
+from mtkd_tune.aggregates import forget_aggregates
 from mtkd_tune.check import check_sweep
 from mtkd_tune.cost import aggregators_work, cost, sentences, teachers_work
 from mtkd_tune.load import base_config, load_sweep
@@ -139,6 +140,7 @@ def run_sweep(sweep: SweepConfig, base: Config, space: Space, output: Path, cons
             raise KeyboardInterrupt  # Tune took it, and wrote down how the search stands
         if {*statuses} == {"failed"}:
             raise TrainingFailed("all trials failed; trials.csv has the reason of each, trials/NAME/trial.log its log")
+        forget_aggregates(output)
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"
