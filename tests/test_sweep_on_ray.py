@@ -24,6 +24,8 @@ from mtkd_dist import launch
 from mtkd_dist.command import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE
 from mtkd_dist.train.consumption import read_logs
 from mtkd_tune import sweep
+from mtkd_tune.rows import TrialRow
+from mtkd_tune.sweep import was_interrupted
 from tests.nets import TINY, TINY_AGGREGATOR, nearest_teacher, train_teacher, write_photos
 
 TRAINING = {"batch_size": 4, "patch": 8, "ema": 0.5, "checkpoint_every": 5, "validate_every": 5}
@@ -254,6 +256,31 @@ def test_live_teachers_answer_all_trials_and_go_when_the_sweep_ends(sweeps: Swee
     assert [row["status"] for row in sweeps.rows("live").values()] == ["done"] * 3
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_sweep_whose_state_is_torn_says_so_and_one_that_has_none_yet_begins_its_search(
+    sweeps: Sweeps, capfd: pytest.CaptureFixture[str]
+) -> None:
+    flags = [*sweeps.flags("torn"), "--num-samples", "2", "--num-gpus", "1", "--scheduler", "none"]
+    assert sweep.main(flags) == EXIT_OK
+    (state,) = (sweeps.folder / "torn" / "ray-tune").glob("experiment_state-*.json")
+    state.write_bytes(state.read_bytes()[: state.stat().st_size // 2])
+    assert sweep.main([*flags, "--resume"]) == EXIT_FAILED
+    assert "the state of the search cannot be read" in " ".join(capfd.readouterr().out.split())
+    for file in (sweeps.folder / "torn" / "ray-tune").glob("experiment_state-*.json"):
+        file.unlink()
+    assert sweep.main([*flags, "--resume"]) == EXIT_OK
+    assert [row["status"] for row in sweeps.rows("torn").values()] == ["done"] * 2
+
+
+def test_a_sweep_is_over_when_all_its_trials_have_ended() -> None:
+    done, failed = TrialRow("trial-0001", "done", {}), TrialRow("trial-0002", "failed", {})
+    assert not was_interrupted([done, failed], 2)
+    assert was_interrupted([done], 2)
+    assert was_interrupted([done, TrialRow("trial-0002", "running", {})], 2)
+    assert was_interrupted([], 2)
+
+
 def start(flags: list[str], log: Path) -> subprocess.Popen[bytes]:
     environ = os.environ | {"RAY_AUTH_MODE": "disabled"}
     with log.open("ab") as file:
@@ -293,7 +320,7 @@ LONG = TRAINING | {"steps": 300, "checkpoint_every": 20, "validate_every": 20}
 def test_a_sweep_that_was_ended_goes_on_with_what_it_had(sweeps: Sweeps, how: signal.Signals) -> None:
     name = how.name.lower()
     output, log = sweeps.folder / name, sweeps.folder / f"{name}.log"
-    flags = [*sweeps.flags(name, distil=LONG), "--num-samples", "4", "--scheduler", "none", "--trial.concurrent", "1"]
+    flags = [*sweeps.flags(name, distil=LONG), "--num-samples", "4", "--trial.concurrent", "1"]
     process = start(flags, log)
     done = output / "trials" / "trial-0001" / "distil" / "manifest.json"
     wait_for(lambda: done.exists() or process.poll() is not None, 180)
@@ -307,7 +334,8 @@ def test_a_sweep_that_was_ended_goes_on_with_what_it_had(sweeps: Sweeps, how: si
     before = done.stat().st_mtime_ns
     assert start([*flags, "--resume"], log).wait(400) == EXIT_OK, log.read_text()
     rows = sweeps.rows(name)
-    assert [row["status"] for row in rows.values()] == ["done"] * 4
+    assert len(rows) == 4
+    assert {row["status"] for row in rows.values()} <= {"done", "stopped"}
     assert done.stat().st_mtime_ns == before
     assert max(starts(output / "trials" / "trial-0002")) > 0
 

@@ -37,6 +37,7 @@ from mtkd_tune.cost import aggregators_work, cost, sentences, teachers_work
 from mtkd_tune.load import base_config, load_sweep
 from mtkd_tune.results import BEST, hand_back
 from mtkd_tune.room import Room, room_of
+from mtkd_tune.rows import TrialRow
 from mtkd_tune.search import refused
 from mtkd_tune.shared import LiveTeachers, share
 from mtkd_tune.space import Space
@@ -135,10 +136,9 @@ def run_sweep(sweep: SweepConfig, base: Config, space: Space, output: Path, cons
                 # What is there is worth having, however it ended.
                 if track.rows():
                     _hand_back(sweep, base, space, output, track, tracker, console)
-        statuses = [row.status for row in track.rows()]
-        if len(statuses) < trials or {"waiting", "running"} & {*statuses}:
+        if was_interrupted(track.rows(), trials):
             raise KeyboardInterrupt  # Tune took it, and wrote down how the search stands
-        if {*statuses} == {"failed"}:
+        if all(row.status == "failed" for row in track.rows()):
             raise TrainingFailed("all trials failed; trials.csv has the reason of each, trials/NAME/trial.log its log")
         forget_aggregates(output)
         status = "FINISHED"
@@ -147,6 +147,11 @@ def run_sweep(sweep: SweepConfig, base: Config, space: Space, output: Path, cons
         raise
     finally:
         tracker.close(status)
+
+
+def was_interrupted(rows: Sequence[TrialRow], trials: int) -> bool:
+    """Whether some of `trials` have not ended; one that was still about to start has no row."""
+    return sum(row.status in ("done", "stopped", "failed") for row in rows) < trials
 
 
 def _train_trials(sweep: SweepConfig, space: Space, run: Run, room: Room, track: TrackTrials) -> None:
