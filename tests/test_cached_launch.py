@@ -80,6 +80,7 @@ def test_there_is_no_teacher_pool_and_weights_say_what_they_learned_from(launche
         assert "wire" not in manifest["inputs"]
 
 
+@pytest.mark.slow
 def test_a_run_in_another_folder_renders_nothing_and_ends_with_the_same_weights(
     launched: Launched, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -54,6 +54,7 @@ def check_equal(output: Path, undisturbed: Path) -> None:
     assert verify_run.main([str(output)]) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_the_same_command_after_kill_9_ends_bit_equal_on_a_cluster_that_lives_on(tmp_path: Path) -> None:
     argv = ["--config", str(write_config(tmp_path)), "--num-gpus", "2"]

@@ -166,6 +166,7 @@ def test_a_changed_setting_runs_only_what_depends_on_it(launched: Launched, capf
     assert "evaluate: done before" not in screen
 
 
+@pytest.mark.slow
 def test_an_aggregator_of_an_earlier_run_is_used_as_it_is(
     launched: Launched, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -180,6 +181,7 @@ def test_an_aggregator_of_an_earlier_run_is_used_as_it_is(
     assert [row["model"] for row in manifest["scores"]] == ["aggregate"]
 
 
+@pytest.mark.slow
 def test_the_command_of_the_readme_in_a_process_of_its_own(launched: Launched, tmp_path: Path) -> None:
     address = ray.get_runtime_context().gcs_address
     command = [sys.executable, "-m", "mtkd_dist.launch", *launched.argv, "--cluster.address", address]

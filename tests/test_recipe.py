@@ -119,6 +119,7 @@ def test_a_checkpoint_goes_on_in_the_other_memory_order(store: ImageStore, begin
         torch.testing.assert_close(state.result()[name], tensor, atol=1e-5, rtol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="torch.compile needs a C++ compiler")
 def test_a_compiled_network_in_ddp_trains_the_same_weights_under_the_same_names(
     store: ImageStore, tmp_path: Path

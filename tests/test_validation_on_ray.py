@@ -35,6 +35,7 @@ def validation_of(job: StudentJob, folder: Path) -> ValidationJob:
     )
 
 
+@pytest.mark.slow
 def test_validations_are_told_and_the_best_weights_handed_on_now_and_when_started_again(tmp_path: Path) -> None:
     job = make_job(make_store(tmp_path), steps=5, validate_every=2, result="best", learning_rate=1e-3)
     updates: list[Update] = []
