@@ -162,7 +162,7 @@ def test_asha_of_a_sweep_that_goes_on_compares_with_trials_from_before() -> None
 def test_a_population_that_goes_on_knows_its_scores_from_before(tmp_path: Path) -> None:
     sweep = SweepConfig(search=RATE, scheduler="pbt")
     trial = Trial("trial", trial_id="a", stub=True, config={"distil.learning_rate": 1e-3})
-    pbt = scheduler(space_of(sweep), sweep, BASE, lambda name: [{"step": 60, "psnr_y": 30.0}])
+    pbt = scheduler(space_of(sweep), sweep, BASE, lambda name: [{"step": 120, "psnr_y": 30.0}])
     pbt.on_trial_add(Controller([trial], search_of(sweep, tmp_path)), trial)
     assert pbt._trial_state[trial].last_score == 30.0
 
@@ -216,11 +216,12 @@ def test_pbt_copies_the_better_trial_where_a_part_ends_and_neither_between_nor_a
             for trial, psnr in ((good, 30.0), (bad, 20.0))
         ]
 
-    assert report(30) == report(90) == report(BASE.distil.steps) == [TrialScheduler.CONTINUE] * 2
+    part = BASE.distil.steps // 5
+    assert report(part // 2) == report(part + 1) == report(BASE.distil.steps) == [TrialScheduler.CONTINUE] * 2
     assert pbt.on_trial_result(controller, bad, {"done": True}) == TrialScheduler.CONTINUE
     assert controller.saved == []
-    report(60)  # only now the scores of both are known
-    assert report(120) == [TrialScheduler.CONTINUE, TrialScheduler.NOOP]
+    report(part)  # only now the scores of both are known
+    assert report(2 * part) == [TrialScheduler.CONTINUE, TrialScheduler.NOOP]
     assert controller.saved == [good]
     assert bad.config == {"distil.learning_rate": 2e-3}
     assert good.config == {"distil.learning_rate": 1e-3}
@@ -257,7 +258,7 @@ def test_sweeps_that_make_sense_pass(sweep: SweepConfig) -> None:
         ({"objectives": ["psnr_y", "params"], "scheduler": "none"}, ["objectives", "student", "the same size"]),
         ({"target": "aggregate"}, ["search", "loss.levels", "target: aggregate"]),
         ({"search": {"distil.steps": {"choice": [100, 200]}}}, ["distil.steps", "same steps"]),
-        ({"asha": AshaConfig(grace_steps=300)}, ["asha.grace_steps", "300", "less than distil.steps (300)"]),
+        ({"asha": AshaConfig(grace_steps=600)}, ["asha.grace_steps", "600", "less than distil.steps (600)"]),
         ({"asha": AshaConfig(grace_steps=275)}, ["validate_every", "30", "scheduler: none"]),
         ({"asha": AshaConfig(reduction_factor=1)}, ["asha.reduction_factor", "1", "at least 2"]),
         (
@@ -273,7 +274,7 @@ def test_sweeps_that_make_sense_pass(sweep: SweepConfig) -> None:
             ["distil.halve_at", "a learning rate of its own"],
         ),
         ({"scheduler": "pbt", "pbt": PbtConfig(population=1)}, ["pbt.population", "1", "at least 2"]),
-        ({"scheduler": "pbt", "pbt": PbtConfig(parts=7)}, ["pbt.parts", "7", "divide distil.steps (300)"]),
+        ({"scheduler": "pbt", "pbt": PbtConfig(parts=7)}, ["pbt.parts", "7", "divide distil.steps (600)"]),
         ({"scheduler": "pbt", "pbt": PbtConfig(factors=[0.5, 0])}, ["pbt.factors", "above 0"]),
         (
             {"scheduler": "pbt", "trial": TrialConfig(concurrent=2)},

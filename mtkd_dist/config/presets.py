@@ -42,7 +42,7 @@ def _demo_sweep() -> Config:
         teacher_training=dataclasses.replace(demo.teacher_training, steps=200, checkpoint_every=100),
         aggregate=dataclasses.replace(demo.aggregate, steps=150, checkpoint_every=50, validate_every=50),
         # Validations are what the scheduler of a sweep goes by.
-        distil=dataclasses.replace(demo.distil, steps=300, checkpoint_every=60, validate_every=30),
+        distil=dataclasses.replace(demo.distil, checkpoint_every=100, validate_every=50),
         teacher_outputs="cached",
     )
 

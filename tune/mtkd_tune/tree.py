@@ -71,7 +71,7 @@ class SweepConfig:
     """The training whose validations are the trial's score; aggregate: no student is trained."""
     objectives: list[Objective] = field(default_factory=lambda: ["psnr_y"])
     """What is to be good: psnr_y [dB] alone, or against params (parameters) or latency_ms of the target's network."""
-    num_samples: int = 12
+    num_samples: int = 20
     """Trials; with pbt its population counts instead."""
     sampler: Literal["tpe", "random"] = "tpe"
     """How values are chosen: by Optuna's multivariate TPE, or at random."""
