@@ -259,7 +259,7 @@ def test_sweeps_that_make_sense_pass(sweep: SweepConfig) -> None:
         ({"target": "aggregate"}, ["search", "loss.levels", "target: aggregate"]),
         ({"search": {"distil.steps": {"choice": [100, 200]}}}, ["distil.steps", "same steps"]),
         ({"asha": AshaConfig(grace_steps=600)}, ["asha.grace_steps", "600", "less than distil.steps (600)"]),
-        ({"asha": AshaConfig(grace_steps=275)}, ["validate_every", "30", "scheduler: none"]),
+        ({"asha": AshaConfig(grace_steps=575)}, ["validate_every", "50", "scheduler: none"]),
         ({"asha": AshaConfig(reduction_factor=1)}, ["asha.reduction_factor", "1", "at least 2"]),
         (
             {"search": {"loss.levels": {"choice": [1, 2]}}, "scheduler": "pbt"},
