@@ -22,8 +22,8 @@ class Compared:
 
     `distance` is d: "wavelet" (of the paper: `haar_l1_loss`), "l1" (mean|S - target|) or "charbonnier"
     (mean sqrt((S - target)^2 + eps^2), eps being `charbonnier_eps` in units of the image's range of 1).
-    Of the wavelet: `levels`; `wavelet`, which may be another one than Haar; `band_weights`, empty (1 for each, as in the
-    paper) or a number for each of `BANDS`, the same on every level; LL is that of the last level.
+    Of the wavelet: `levels`; `wavelet`, which may be another one than Haar; `band_weights`, empty (1 for each, as in
+    the paper) or a number for each of `BANDS`, the same on every level; LL is that of the last level.
     """
 
     levels: int = 1
