@@ -178,7 +178,7 @@ def _refusal(name: str, base: Config) -> str | None:
     if first in ("aggregator", "aggregate") and not needs_aggregator(base):
         return f"the method {base.method} has no aggregator"
     if name in settings_unused(base):
-        return f"the method {base.method} does not look at it"
+        return f"the method {base.method} (loss.distance {base.loss.distance}) does not look at it"
     if first in ("aggregate", "distil") and last in WEIGHTLESS:
         return _WEIGHTLESS
     return _REFUSED.get(name, _REFUSED.get(first))
