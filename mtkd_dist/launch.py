@@ -19,6 +19,7 @@ from mtkd_dist.data.remote import is_remote
 from mtkd_dist.pools.cluster import cluster, sigterm_as_interrupt
 from mtkd_dist.report.tables import summary
 from mtkd_dist.stages.check import check
+from mtkd_dist.stages.distil_method import in_force, needs_aggregator
 from mtkd_dist.stages.inputs import fetched
 from mtkd_dist.stages.mirror import MirrorError, mirrored, working_folder
 from mtkd_dist.stages.photos import prepare_images
@@ -42,7 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(argv: Sequence[str]) -> int:
     try:
         config = load_config(argv)
-        local = fetched(config, print)
+        used, left_out = in_force(config)
+        local = fetched(used, print)
         check(local)
         output = working_folder(config.output)
     except (ConfigError, MirrorError) as error:
@@ -51,16 +53,22 @@ def _main(argv: Sequence[str]) -> int:
 
     def work(console: Console) -> None:
         with mirrored(config.output, output, functools.partial(say, console)):
-            _launch(config, local, output, console)
+            _launch(config, local, output, console, left_out)
 
     return work_in(output, LOG, "launch", "Interrupted. The same command goes on from the last checkpoint.", work)
 
 
-def _launch(config: Config, local: Config, output: Path, console: Console) -> None:
-    """`config` is what was asked for; in `local` its URLs are paths of this machine."""
+def _launch(config: Config, local: Config, output: Path, console: Console, left_out: list[str]) -> None:
+    """`config` is what was asked for; `local` what its method uses of it, with paths of this machine for URLs.
+
+    `left_out`: a line about each thing that it does not use.
+    """
     began = time.monotonic()
     tell = functools.partial(say, console)
-    tell(f"mtkd-dist  preset {config.preset}, x{config.scale}, student {config.student}, output {config.output}")
+    what = f"preset {config.preset}, x{config.scale}, method {config.method}, student {config.student}"
+    tell(f"mtkd-dist  {what}, output {config.output}")
+    for line in left_out:
+        tell(line)
     # To look at a plan is no setting of the run that follows it.
     settings = dataclasses.replace(config, plan_only=False)
     (output / "config.yaml").write_text(dump_config(settings))
@@ -81,7 +89,7 @@ def _launch(config: Config, local: Config, output: Path, console: Console) -> No
                 return
             rows = run_stages(run)
         tracker.run.metrics({f"psnr_y/{row['set']}/{row['model']}": row["psnr_y"] for row in rows})
-        for name in ("config.yaml", "scores.json", "aggregator.safetensors", "student.safetensors"):
+        for name in ("config.yaml", "scores.json", *_weights(local)):
             tracker.run.artifact(output / name)
         status = "FINISHED"
     except KeyboardInterrupt:
@@ -93,14 +101,18 @@ def _launch(config: Config, local: Config, output: Path, console: Console) -> No
         tracker.close(status)
     run.seconds["all together"] = time.monotonic() - began
     place = config.output if is_remote(config.output) else str(output)
-    console.print(summary(rows, run.seconds, _files(place, output), run.limits))
+    console.print(summary(rows, run.seconds, _files(place, output, _weights(local)), run.limits))
 
 
-def _files(place: str, output: Path) -> dict[str, str]:
+def _weights(config: Config) -> list[str]:
+    """Files of weights that a launch makes; those of another method may still lie beside them."""
+    return ["student.safetensors", *(["aggregator.safetensors"] if needs_aggregator(config) else [])]
+
+
+def _files(place: str, output: Path, weights: list[str]) -> dict[str, str]:
     """What -> where, for the end of the screen: in `place`, for which a launch may work in another folder, `output`."""
     return {
-        "student": f"{place}/student.safetensors",
-        "aggregator": f"{place}/aggregator.safetensors",
+        **{Path(name).stem: f"{place}/{name}" for name in weights},
         "scores": f"{place}/scores.json",
         "pictures": f"{place}/samples",
         "configuration": f"{place}/config.yaml",

@@ -309,3 +309,9 @@ def test_a_sweep_over_aggregators_alone_cannot_have_one_that_is_given() -> None:
     sweep = sweep_of(target="aggregate", search={"loss.levels": {"choice": [1]}})
     with pytest.raises(ConfigError, match=r"target: aggregate.*a\.safetensors"):
         check_sweep(sweep, dataclasses.replace(BASE, aggregator="a.safetensors"), space_of(sweep))
+
+
+def test_a_method_without_an_aggregator_is_no_sweep_of_aggregators() -> None:
+    sweep = SweepConfig(target="aggregate", search={"aggregate.steps": {"choice": [100, 200]}})
+    with pytest.raises(ConfigError, match=r"target: aggregate .*expected distil: the method kd has no aggregator"):
+        check_sweep(sweep, dataclasses.replace(BASE, method="kd"), space_of(sweep))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mtkd_dist.config.load import ConfigError, flatten, keys_of
 from mtkd_dist.config.presets import PRESETS
-from mtkd_dist.config.tree import Config, TrainingConfig
+from mtkd_dist.config.tree import Config, MethodName, TrainingConfig
 from mtkd_dist.models import parse_aggregator, parse_network
 from mtkd_dist.stages.training import WEIGHTLESS
 from mtkd_tune.space import Space, why_not
@@ -187,6 +187,31 @@ def test_an_aggregator_that_is_given_as_a_file_has_nothing_to_search() -> None:
     for name in ("aggregator.width", "aggregate.steps", "aggregator"):
         with pytest.raises(ConfigError, match=rf"{name} is not to be searched: .*runs/a/aggregator\.safetensors"):
             Space.parse({name: {"choice": [1]}}, base)
+
+
+@pytest.mark.parametrize(
+    ("method", "searched", "refused"),
+    [
+        ("mean", ["loss.levels", "loss.teacher_weights"], ["aggregator.width", "aggregate.steps", "kd.hr_weight"]),
+        ("kd", ["kd.hr_weight", "kd.teacher_weight", "loss.teacher_weights"], ["loss.levels", "loss.l1_weight"]),
+        ("scratch", ["distil.learning_rate"], ["loss.l1_weight", "aggregator", "kd.teacher_weight"]),
+    ],
+)
+def test_a_sweep_of_a_method_searches_the_settings_that_it_has(
+    method: MethodName, searched: list[str], refused: list[str]
+) -> None:
+    base = dataclasses.replace(BASE, method=method)
+    for name in [*searched, *refused]:
+        said = "is not to be searched: the method" if name in refused else "not of|not a|expected"
+        with pytest.raises(ConfigError, match=said) as error:
+            Space.parse({name: {"choice": [object()]}}, base)
+        assert ("is not to be searched" in str(error.value)) == (name in refused)
+
+
+def test_methods_and_distances_are_compared_by_sweeps_of_their_own() -> None:
+    for name in ("method", "loss.distance"):
+        with pytest.raises(ConfigError, match=f"{name} is not to be searched: "):
+            Space.parse({name: {"choice": ["kd", "l1"]}}, BASE)
 
 
 def test_why_not_is_none_or_a_sentence_and_reads_no_weights() -> None:

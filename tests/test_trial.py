@@ -23,11 +23,11 @@ from rich.console import Console
 from mtkd_dist import launch
 from mtkd_dist.config.load import load_config
 from mtkd_dist.config.presets import PRESETS
-from mtkd_dist.config.tree import AnswersConfig, Config, LinkConfig, TrainingConfig
+from mtkd_dist.config.tree import AnswersConfig, Config, LinkConfig, MethodName, TrainingConfig
 from mtkd_dist.data import ImageStore
 from mtkd_dist.data.teacher_outputs import folder_bytes
 from mtkd_dist.methods import Batch
-from mtkd_dist.models import build_aggregator, build_network, digest_file
+from mtkd_dist.models import build_aggregator, build_network, digest_file, read_metadata
 from mtkd_dist.pools.placement import PoolSize, Resources
 from mtkd_dist.pools.render import Renderer, Rendering
 from mtkd_dist.pools.teacher_worker import TeacherJob, digests_of, load_networks
@@ -347,6 +347,24 @@ def test_where_teachers_answer_live_nothing_is_rendered(sweep: Sweep, tmp_path: 
     assert opened == [TINY_AGGREGATOR, "closed", TINY, "closed"]
     assert not list((tmp_path / "answers").rglob("*.npy"))
     assert "a word of the teachers" in log_of(shared, "trial-0001")
+
+
+@pytest.mark.parametrize("method", ["mean", "kd", "scratch"])
+def test_a_trial_of_a_method_without_an_aggregator_trains_its_student_and_nothing_else(
+    sweep: Sweep, tmp_path: Path, method: MethodName
+) -> None:
+    config = dataclasses.replace(
+        sweep.config, method=method, teachers=[] if method == "scratch" else sweep.config.teachers
+    )
+    teachers = ReadyTeachers((), {}, {}) if method == "scratch" else sweep.ready
+    shared = share(sweep.run(tmp_path, config), teachers, SweepConfig(), ONE)
+    first, last = trial(shared, "trial-0001")
+    assert (first["step"], last["step"]) == (2, 4)
+    assert (last["aggregator"], last["aggregator_trained"]) == ("", False)
+    assert not (tmp_path / "aggregators").exists()
+    assert read_metadata(shared.trial_folder("trial-0001") / "student.safetensors")["method"] == method
+    answers = shared.trial_folder("trial-0001") / "answers"
+    assert [path.name for path in answers.glob("*")] == ([] if method == "scratch" else ["teachers"])
 
 
 @pytest.mark.parametrize("target", ["distil", "aggregate"])

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Scale = Literal[2, 3, 4]
+MethodName = Literal["mtkd", "mean", "kd", "scratch"]
+Distance = Literal["wavelet", "l1", "charbonnier"]
 WireDtype = Literal["float16", "float32", "uint8"]
 Precision = Literal["auto", "float32", "bfloat16"]
 TeacherPrecision = Literal["auto", "float32", "bfloat16", "float16"]
@@ -70,8 +72,10 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class LossConfig:
-    """The student half of MTKD: wavelet loss to the aggregated image + l1_weight x L1 to the truth."""
+    """The student half of MTKD: wavelet loss to the aggregated image + l1_weight x L1 to the truth. Of `mean`, too."""
 
+    distance: Distance = "wavelet"
+    """What compares the student with that image: wavelet (the paper), l1, or charbonnier."""
     levels: int = 1
     """Levels of the wavelet transform."""
     l1_weight: float = 0.1
@@ -81,6 +85,20 @@ class LossConfig:
     band_weights: list[float] = field(default_factory=list)
     """Weights of the bands LL, LH (between rows), HL (between columns) and HH (diagonal), in this order and the same on
     every level; 0 leaves a band out; default: 1 for each."""
+    charbonnier_eps: float = 1e-3
+    """Charbonnier: sqrt(difference^2 + eps^2); images range from 0 to 1."""
+    teacher_weights: list[float] = field(default_factory=list)
+    """With mean and kd: how much each teacher counts, in their order (only ratios matter); default: all the same."""
+
+
+@dataclass(frozen=True)
+class KDConfig:
+    """The student half of kd: hr_weight x L1 to the truth + teacher_weight x L1 to the teachers' images."""
+
+    hr_weight: float = 1.0
+    """Weight of the L1 distance between student and high-resolution truth."""
+    teacher_weight: float = 1.0
+    """Weight of the L1 distance between student and teacher; of several teachers, of the mean distance."""
 
 
 @dataclass(frozen=True)
@@ -153,6 +171,9 @@ class Config:
     """Folders of photographs to train on; `demo` stands for those that come with scikit-image."""
     test: list[str] = field(default_factory=list)
     """Folders of photographs to score on (FOLDER or NAME=FOLDER); `demo`: held-out photographs of scikit-image."""
+    method: MethodName = "mtkd"
+    """How the student learns: mtkd (from the aggregated image), mean (the same from the plain average of the teachers),
+    kd (from the truth and each teacher's image), scratch (from the truth alone; teachers are not used)."""
     teachers: list[str] = field(default_factory=lambda: ["edsr", "rcan", "swinir"])
     """Checkpoint files (FILE or FILE:name=X,input_range=255) or networks to train first (NAME or NAME:width=64)."""
     student: str = "edsr-baseline"
@@ -187,6 +208,7 @@ class Config:
     aggregate: TrainingConfig = field(default_factory=TrainingConfig)
     distil: TrainingConfig = field(default_factory=TrainingConfig)
     loss: LossConfig = field(default_factory=LossConfig)
+    kd: KDConfig = field(default_factory=KDConfig)
     link: LinkConfig = field(default_factory=LinkConfig)
     answers: AnswersConfig = field(default_factory=AnswersConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)

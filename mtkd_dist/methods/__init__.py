@@ -1,9 +1,12 @@
 """Distillation methods, each in two halves: what the teachers compute, and the student's loss."""
 
 from mtkd_dist.methods.aggregation import Aggregation
-from mtkd_dist.methods.asked import NeedsNetworks, images_asked
-from mtkd_dist.methods.base import Batch, FrozenNetworks, Losses, Method, TeacherImages
-from mtkd_dist.methods.mtkd import BANDS, MTKD
+from mtkd_dist.methods.asked import NeedsNetworks, images_asked, values_sent
+from mtkd_dist.methods.base import Batch, FrozenNetworks, Losses, Method, TeacherImages, settings_of
+from mtkd_dist.methods.compared import BANDS
+from mtkd_dist.methods.mean import MeanOfTeachers
+from mtkd_dist.methods.mtkd import MTKD
+from mtkd_dist.methods.response import ResponseKD
 from mtkd_dist.methods.supervised import Supervised
 
 __all__ = [
@@ -13,9 +16,13 @@ __all__ = [
     "Batch",
     "FrozenNetworks",
     "Losses",
+    "MeanOfTeachers",
     "Method",
     "NeedsNetworks",
+    "ResponseKD",
     "Supervised",
     "TeacherImages",
     "images_asked",
+    "settings_of",
+    "values_sent",
 ]

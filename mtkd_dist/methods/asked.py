@@ -1,4 +1,4 @@
-"""Which images a method wants of its teachers, found out by asking it once."""
+"""Which images a method wants of its teachers and how much it sends of them, found out by asking it once."""
 
 from __future__ import annotations
 
@@ -26,6 +26,16 @@ def images_asked(method: Method, num_teachers: int, scale: int) -> frozenset[Ask
     return frozenset(listener.asked)
 
 
+def values_sent(method: Method, num_teachers: int, scale: int, patch: int) -> int:
+    """Numbers that the signals of one sample consist of, an LR crop of `patch` x `patch`. Nothing is computed.
+
+    Errors: NeedsNetworks where the teacher half asks for more than images.
+    """
+    listener = _Listener(type(method).__name__, num_teachers, scale)
+    signals = method.teach(torch.zeros(1, 3, patch, patch, device="meta"), listener)  # type: ignore[arg-type]
+    return sum(signal.numel() for signal in signals.values())
+
+
 class _Listener:
     """Answers as `TeacherImages` does, with black images."""
 
@@ -43,7 +53,7 @@ class _Listener:
 
     def _black(self, lr: Tensor) -> Tensor:
         batch, channels, height, width = lr.shape
-        return torch.zeros(batch, channels, self._scale * height, self._scale * width)
+        return lr.new_zeros(batch, channels, self._scale * height, self._scale * width)
 
     def __getattr__(self, name: str) -> Any:
         raise NeedsNetworks(

@@ -5,11 +5,16 @@ A method is a small frozen dataclass of settings. It holds no network, so the sa
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+
+LATER: Mapping[str, bool] = {"later": True}
+"""Metadata of a setting that a method got after trainings with it were already under way; see `settings_of`."""
 
 
 class TeacherImages(Protocol):
@@ -78,3 +83,15 @@ class Method(Protocol):
     def loss(self, student: nn.Module, batch: Batch) -> Losses:
         """Student half: forward of the trained network and its loss."""
         ...
+
+
+def settings_of(method: Method) -> dict[str, Any]:
+    """All that a method's result depends on, as plain data.
+
+    A setting that came `LATER` is left out while it has its default: what was trained before it was there is the same.
+    """
+    values = dataclasses.asdict(method)  # type: ignore[call-overload]
+    for setting in dataclasses.fields(method):  # type: ignore[arg-type]
+        if setting.metadata.get("later") and values[setting.name] == setting.default:
+            del values[setting.name]
+    return values

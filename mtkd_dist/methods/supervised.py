@@ -1,4 +1,4 @@
-"""Training on the truth alone: how a teacher that is given by name is made."""
+"""Training on the truth alone: how a teacher that is given by name is made, and the method `scratch`."""
 
 from __future__ import annotations
 

@@ -39,8 +39,8 @@ def check_made_with(path: Path, kind: str, teachers: Mapping[str, str], scale: i
     if names != expected:
         what = "teachers in the order" if sorted(names) == sorted(expected) else "the teachers"
         raise ValueError(
-            f"{path}: this {kind} was made with {what} {', '.join(names)}, expected {', '.join(expected)}; give those "
-            f"(FILE:name=... names a file), {anew}"
+            f"{path}: this {kind} was made with {what} {', '.join(names) or 'none'}, expected "
+            f"{', '.join(expected) or 'none'}; give those (FILE:name=... names a file), {anew}"
         )
     for name, digest in teachers.items():
         if made_with[name] != digest:

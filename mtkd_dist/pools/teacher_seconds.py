@@ -26,7 +26,7 @@ PLACEMENT_SECONDS = 600.0
 
 def seconds_per_pixel(
     teachers: tuple[TeacherFile, ...],
-    aggregator: str,
+    aggregator: str | None,
     images: ImageStore,
     patch: int,
     precision: TeacherPrecision,
@@ -34,8 +34,8 @@ def seconds_per_pixel(
 ) -> dict[str, float]:
     """Name of each teacher, and `AGGREGATE` -> seconds of one worker for each LR pixel, on a crop of `patch`.
 
-    `aggregator`: its file, or the text of one that is still to be trained. Errors: what the worker raised;
-    TrainingFailed where it does not end.
+    `aggregator`: its file, the text of one that is still to be trained, or None for none.
+    Errors: what the worker raised; TrainingFailed where it does not end.
     """
     gpus = 1 if resources.gpus else 0
     task = ray.remote(_measure).options(num_gpus=gpus, num_cpus=0 if gpus else 1, max_retries=2)
@@ -57,7 +57,7 @@ def seconds_per_pixel(
 @torch.inference_mode()
 def _measure(
     teachers: tuple[TeacherFile, ...],
-    aggregator: str,
+    aggregator: str | None,
     images: ImageStore,
     patch: int,
     precision: TeacherPrecision,
@@ -67,21 +67,20 @@ def _measure(
     device = pick_device(reserved_gpu)
     dtype = inference_dtype(precision, device)
     networks = load_networks(teachers, None, images.scale, device, dtype)
-    given = aggregator_path(aggregator)
-    network = (
-        load_aggregator(given, digests_of(teachers), images.scale)
-        if given
-        else build_aggregator(aggregator, len(teachers), images.scale)
-    )
-    merge = Frozen("the aggregator", network, 1, device, dtype)
     lr = unpack([images.lr(0)[:patch, :patch].transpose(2, 0, 1)[None]], device)
-    stack = networks.teacher_images(lr)
 
     def seconds(network: nn.Module, images: Tensor) -> float:
         # Asking for one number waits for the device.
         return median_seconds(lambda: network(images).flatten()[0].item(), BUDGET_SECONDS)
 
     times = {name: seconds(teacher, lr) for name, teacher in networks.teachers.items()}
-    times[AGGREGATE] = seconds(merge, stack)
+    if aggregator is not None:
+        given = aggregator_path(aggregator)
+        network = (
+            load_aggregator(given, digests_of(teachers), images.scale)
+            if given
+            else build_aggregator(aggregator, len(teachers), images.scale)
+        )
+        times[AGGREGATE] = seconds(Frozen("the aggregator", network, 1, device, dtype), networks.teacher_images(lr))
     pixels = lr.shape[-1] * lr.shape[-2]
     return {name: value / pixels for name, value in times.items()}

@@ -93,6 +93,12 @@ def size_bytes(answer: Answer) -> int:
     return answer["lr"].nbytes + answer["hr"].nbytes + sum(a.nbytes for a in answer["signals"].values())
 
 
+def sample_bytes(patch: int, scale: int, values: int, dtype: WireDtype) -> int:
+    """Bytes of one sample as it travels: LR of `patch` x `patch` and HR as uint8, `values` numbers of signals."""
+    lr = 3 * patch**2
+    return lr + lr * scale**2 + values * {"uint8": 1, "float16": 2, "float32": 4}[dtype]
+
+
 def checks_of(lr: NDArray[np.uint8]) -> tuple[int, ...]:
     """(b,3,h,w) uint8 -> CRC-32 of each sample; see `Batch.checks`."""
     return tuple(zlib.crc32(np.ascontiguousarray(image).data) for image in lr)

@@ -17,6 +17,7 @@ from mtkd_dist.pools.render import RenderedTeachers, Rendering, aggregate_render
 from mtkd_dist.pools.teacher_worker import TeacherFile
 from mtkd_dist.report.counter import counter
 from mtkd_dist.stages import manifest
+from mtkd_dist.stages.distil_method import needs_aggregator
 from mtkd_dist.stages.manifest import Manifest
 from mtkd_dist.stages.run import Run
 
@@ -111,7 +112,7 @@ def room_for(run: Run, renderings: Sequence[Rendering], ahead: int = 0) -> Room:
 def _render(run: Run, stage: str, renderings: Sequence[Rendering]) -> None:
     outputs = [rendering.outputs for rendering in renderings]
     # The aggregate will take as much as one teacher.
-    ahead = total_bytes(outputs[:1]) if not renderings[0].sources else 0
+    ahead = total_bytes(outputs[:1]) if needs_aggregator(run.config) and not renderings[0].sources else 0
     if refusal := room_for(run, renderings, ahead).refusal(outputs[0].root):
         raise ValueError(refusal)
     missing = sum(len(one.missing()) for one in outputs)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from rich.filesize import decimal as bytes_text
 
-from mtkd_dist.config.tree import TrainingConfig
+from mtkd_dist.config.tree import Config, TrainingConfig
 from mtkd_dist.methods import NeedsNetworks, images_asked
 from mtkd_dist.models import aggregator_path, digest_file
 from mtkd_dist.pools.evaluate import AGGREGATE
@@ -18,7 +18,7 @@ from mtkd_dist.pools.teacher_seconds import seconds_per_pixel
 from mtkd_dist.report.progress import duration
 from mtkd_dist.stages import half_done, manifest
 from mtkd_dist.stages.answers import outputs_folder, rendered_teachers, room_for
-from mtkd_dist.stages.distil_method import distil_method
+from mtkd_dist.stages.distil_method import distil_method, needs_aggregator
 from mtkd_dist.stages.manifest import Manifest
 from mtkd_dist.stages.run import Run
 from mtkd_dist.stages.teachers import ReadyTeachers
@@ -52,13 +52,14 @@ def costs(
     """What both ways would cost.
 
     Args:
-        seconds_per_pixel: name of each teacher, and `AGGREGATE` -> seconds for an LR pixel.
-        aggregate: of the aggregator, or None where one is given.
+        seconds_per_pixel: name of each teacher, and `AGGREGATE` where the student learns from aggregates -> seconds
+            for an LR pixel.
+        aggregate: of the aggregator, or None where none is trained.
         missing_pixels: LR pixels of the photographs that each of them has still to render, under the same names.
         missing_bytes: of the files of these.
     """
     teachers = sum(seconds for name, seconds in seconds_per_pixel.items() if name != AGGREGATE)
-    live = _pixels(distil) * (teachers + seconds_per_pixel[AGGREGATE])
+    live = _pixels(distil) * (teachers + seconds_per_pixel.get(AGGREGATE, 0))
     live += _pixels(aggregate) * teachers if aggregate is not None else 0
     cached = sum(missing_pixels[name] * seconds for name, seconds in seconds_per_pixel.items())
     return Costs(live, cached, missing_bytes)
@@ -110,6 +111,8 @@ def reads_rendered(run: Run, teachers: ReadyTeachers) -> bool:
     is one, what was chosen for the same networks, photographs and lengths.
     """
     config = run.config
+    if not distil_method(config).needs_teachers:
+        return False
     if config.teacher_outputs != "auto":
         return config.teacher_outputs == "cached"
     try:
@@ -124,7 +127,7 @@ def reads_rendered(run: Run, teachers: ReadyTeachers) -> bool:
         return cached
     inputs = {
         "teachers": [[file.name, teachers.digests[file.name], file.input_range] for file in teachers.files],
-        "aggregator": digest_file(given) if (given := aggregator_path(config.aggregator)) else config.aggregator,
+        "aggregator": digest_file(given) if (given := aggregator_path(config.aggregator)) else _aggregator(config),
         "images": run.images.digest,
         "trainings": [_work(training) for training in (config.aggregate, config.distil)],
         "dtype": config.answers.dtype,
@@ -160,7 +163,7 @@ def _measure(run: Run, teachers: ReadyTeachers) -> Costs:
     config = run.config
     seconds = seconds_per_pixel(
         teachers.files,
-        config.aggregator,
+        _aggregator(config),
         run.images,
         config.distil.patch,
         config.teacher_precision,
@@ -169,18 +172,24 @@ def _measure(run: Run, teachers: ReadyTeachers) -> Costs:
     outputs = [rendering.outputs for rendering in rendered_teachers(run, teachers.files, teachers.digests).teachers]
     names = [file.name for file in teachers.files]
     missing = {name: one.missing() for name, one in zip(names, outputs, strict=True)}
-    # An aggregate belongs to its aggregator, which may not be trained yet: all of them count.
-    missing[AGGREGATE] = list(range(len(run.images)))
+    if needs_aggregator(config):
+        # An aggregate belongs to its aggregator, which may not be trained yet: all of them count.
+        missing[AGGREGATE] = list(range(len(run.images)))
     size = sum(outputs[0].file_bytes(index) for indices in missing.values() for index in indices)
     pixels = {name: _image_pixels(run.images.lr_sizes, indices) for name, indices in missing.items()}
-    aggregate = None if aggregator_path(config.aggregator) else config.aggregate
+    trained = needs_aggregator(config) and aggregator_path(config.aggregator) is None
+    aggregate = config.aggregate if trained else None
     return costs(seconds, aggregate, config.distil, pixels, size)
 
 
 def _refusal(run: Run, teachers: ReadyTeachers) -> str | None:
     renderings = rendered_teachers(run, teachers.files, teachers.digests).teachers
     of_one = sum(renderings[0].outputs.file_bytes(index) for index in range(len(run.images)))
-    return room_for(run, renderings, ahead=of_one).refusal(outputs_folder(run))
+    return room_for(run, renderings, ahead=of_one if needs_aggregator(run.config) else 0).refusal(outputs_folder(run))
+
+
+def _aggregator(config: Config) -> str | None:
+    return config.aggregator if needs_aggregator(config) else None
 
 
 def _image_pixels(sizes: Sequence[tuple[int, int]], indices: Sequence[int]) -> int:

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
-
-import torch
 
 from mtkd_dist.config.load import ConfigError, nearest
 from mtkd_dist.config.tree import Config, TrainingConfig
-from mtkd_dist.methods import BANDS, images_asked
+from mtkd_dist.methods import Aggregation, Method, NeedsNetworks, images_asked, values_sent
 from mtkd_dist.models import (
     aggregator_path,
     build_aggregator,
@@ -24,12 +20,11 @@ from mtkd_dist.models import (
     parse_network,
     starting_weights,
 )
-from mtkd_dist.stages.distil_method import distil_method
+from mtkd_dist.pools.wire import sample_bytes
+from mtkd_dist.stages.check_loss import check_loss
+from mtkd_dist.stages.distil_method import distil_method, needs_aggregator
+from mtkd_dist.stages.refuse import parsed, require
 from mtkd_dist.stages.teacher_spec import TeacherSpec, parse_teachers
-from mtkd_kernels import haar_l1_loss
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 TRAININGS = ("teacher_training", "aggregate", "distil")
 
@@ -46,7 +41,7 @@ def check_settings(config: Config) -> None:
     _check_networks(config)
     for name in TRAININGS:
         _check_training(name, getattr(config, name), config)
-    _check_loss(config)
+    check_loss(config)
     _check_link(config)
     _check_answers(config)
     _check_gpus(config)
@@ -61,16 +56,11 @@ def named_set(entry: str) -> tuple[str, str]:
     return (path.resolve().parent.name if path.name.lower() in ("hr", "gt") else path.resolve().name), entry
 
 
-def _require(fine: bool, key: str, value: object, expected: str) -> None:
-    if not fine:
-        raise ConfigError(f"{key}: {value} is not possible; expected {expected}.")
-
-
 def _check_folders(config: Config) -> None:
     output = Path(config.output)
-    _require(bool(config.output.strip()), "output", repr(config.output), "a folder")
-    _require(not output.exists() or output.is_dir(), "output", output, "a folder, and this is a file")
-    _require(
+    require(bool(config.output.strip()), "output", repr(config.output), "a folder")
+    require(not output.exists() or output.is_dir(), "output", output, "a folder, and this is a file")
+    require(
         bool(config.data), "data", config.data, f"at least one folder of photographs (preset {config.preset} has none)"
     )
     for entry in config.data:
@@ -79,10 +69,10 @@ def _check_folders(config: Config) -> None:
         _check_folder("test", entry if entry == "demo" else named_set(entry)[1])
     names = ["demo" if entry == "demo" else named_set(entry)[0] for entry in config.test]
     for name in names:
-        _require(names.count(name) == 1, "test", config.test, f"different names; {name!r} occurs twice (NAME=FOLDER)")
-    _require(0 <= config.images.held_out < 1, "images.held_out", config.images.held_out, "a share from 0 to below 1")
+        require(names.count(name) == 1, "test", config.test, f"different names; {name!r} occurs twice (NAME=FOLDER)")
+    require(0 <= config.images.held_out < 1, "images.held_out", config.images.held_out, "a share from 0 to below 1")
     names = config.images.held_out_names
-    _require(
+    require(
         all(name.strip() for name in names), "images.held_out_names", names, "names or patterns, none of them empty"
     )
 
@@ -99,28 +89,33 @@ def _names_beside(path: Path) -> list[str]:
 
 
 def _check_networks(config: Config) -> None:
-    _parse("student", config.student, parse_network)
-    given = aggregator_path(config.aggregator)
-    aggregator = None if given else _parse("aggregator", config.aggregator, parse_aggregator)
-    _require(bool(config.teachers), "teachers", config.teachers, "at least one file or network")
-    teachers = _parse("teachers", config.teachers, parse_teachers)
+    parsed("student", config.student, parse_network)
+    trains_aggregator = needs_aggregator(config) and aggregator_path(config.aggregator) is None
+    aggregator = parsed("aggregator", config.aggregator, parse_aggregator) if trains_aggregator else None
+    require(
+        bool(config.teachers) or not distil_method(config).needs_teachers,
+        "teachers",
+        config.teachers,
+        f"at least one file or network: the method {config.method} needs it (scratch does not)",
+    )
+    teachers = parsed("teachers", config.teachers, parse_teachers)
     if aggregator:
-        _parse("aggregator", aggregator, lambda spec: build_aggregator(spec, len(teachers), config.scale))
+        parsed("aggregator", aggregator, lambda spec: build_aggregator(spec, len(teachers), config.scale))
 
 
 def _check_files(config: Config) -> None:
     """Weights that are given."""
-    student = _parse("student", config.student, parse_network)
+    student = parsed("student", config.student, parse_network)
     if config.student_weights is not None:
         if not Path(config.student_weights).is_file():
             close = nearest(Path(config.student_weights).name, _names_beside(Path(config.student_weights)))
             raise ConfigError(f"student_weights: {config.student_weights!r} is no file; expected weights.{close}")
-        _parse(
+        parsed(
             "student_weights",
             config.student_weights,
             functools.partial(starting_weights, network=student.text, scale=config.scale),
         )
-    teachers = _parse("teachers", config.teachers, parse_teachers)
+    teachers = parsed("teachers", config.teachers, parse_teachers)
     for teacher in teachers:
         if teacher.path is None:
             continue
@@ -131,13 +126,13 @@ def _check_files(config: Config) -> None:
                 f"{', '.join(network_names())}.{close}"
             )
         # Cheap beside decoding a data set, after which it would otherwise be found out.
-        _parse(
+        parsed(
             "teachers",
             teacher.path,
             functools.partial(load_network, scale=config.scale, input_range=teacher.input_range),
         )
     given = aggregator_path(config.aggregator)
-    if given:
+    if given and needs_aggregator(config):
         _check_given_aggregator(given, teachers, config.scale)
 
 
@@ -154,43 +149,36 @@ def _check_given_aggregator(given: Path, teachers: list[TeacherSpec], scale: int
                 f"{teacher.name} of the run that made it), or an aggregator to train (dctswin)"
             )
         digests[teacher.name] = digest_file(teacher.path)
-    _parse("aggregator", given, lambda path: load_aggregator(path, digests, scale))
-
-
-def _parse(key: str, value: T, parse: Callable[[T], R]) -> R:
-    try:
-        return parse(value)
-    except ValueError as error:
-        raise ConfigError(f"{key}: {error}") from None
+    parsed("aggregator", given, lambda path: load_aggregator(path, digests, scale))
 
 
 def _check_training(name: str, training: TrainingConfig, config: Config) -> None:
     least_values = {"steps": 1, "batch_size": 1, "patch": 8, "checkpoint_every": 1, "keep_checkpoints": 1}
     for field, least in least_values.items():
         value = getattr(training, field)
-        _require(value >= least, f"{name}.{field}", value, f"at least {least}")
+        require(value >= least, f"{name}.{field}", value, f"at least {least}")
     rate, rates = training.learning_rate, training.rates
-    _require(0 < rate < math.inf, f"{name}.learning_rate", rate, "a number above 0")
-    _require(all(0 < r < math.inf for r in rates), f"{name}.rates", rates, "numbers above 0")
-    _require(
+    require(0 < rate < math.inf, f"{name}.learning_rate", rate, "a number above 0")
+    require(all(0 < r < math.inf for r in rates), f"{name}.rates", rates, "numbers above 0")
+    require(
         not rates or training.steps % len(rates) == 0,
         f"{name}.rates",
         rates,
         f"a number of rates that divides {name}.steps ({training.steps}), for parts of equal length",
     )
-    _require(0 <= training.ema < 1, f"{name}.ema", training.ema, "a decay from 0 (no average) to below 1")
-    _require(training.validate_every >= 0, f"{name}.validate_every", training.validate_every, "0 (never) or a number")
-    _require(
+    require(0 <= training.ema < 1, f"{name}.ema", training.ema, "a decay from 0 (no average) to below 1")
+    require(training.validate_every >= 0, f"{name}.validate_every", training.validate_every, "0 (never) or a number")
+    require(
         training.result != "best" or training.validate_every > 0,
         f"{name}.result",
         training.result,
         f"last, or photographs to judge by: images.held_out ({config.images.held_out:g}) and {name}.validate_every "
         f"({training.validate_every}) above 0",
     )
-    _require(training.clip_grad >= 0, f"{name}.clip_grad", training.clip_grad, "0 (off) or a norm above 0")
-    _require(all(0 < s < 1 for s in training.halve_at), f"{name}.halve_at", training.halve_at, "shares between 0 and 1")
-    _require(config.link.slot_size >= 1, "link.slot_size", config.link.slot_size, "at least 1")
-    _require(
+    require(training.clip_grad >= 0, f"{name}.clip_grad", training.clip_grad, "0 (off) or a norm above 0")
+    require(all(0 < s < 1 for s in training.halve_at), f"{name}.halve_at", training.halve_at, "shares between 0 and 1")
+    require(config.link.slot_size >= 1, "link.slot_size", config.link.slot_size, "at least 1")
+    require(
         training.batch_size % config.link.slot_size == 0,
         f"{name}.batch_size",
         training.batch_size,
@@ -198,45 +186,15 @@ def _check_training(name: str, training: TrainingConfig, config: Config) -> None
     )
 
 
-def _check_loss(config: Config) -> None:
-    loss, side = config.loss, config.distil.patch * config.scale
-    _require(loss.levels >= 1, "loss.levels", loss.levels, "at least 1")
-    _require(
-        side % 2**loss.levels == 0,
-        "loss.levels",
-        loss.levels,
-        f"distil.patch x scale = {side} to be divisible by 2^levels = {2**loss.levels}",
-    )
-    _require(loss.l1_weight >= 0, "loss.l1_weight", loss.l1_weight, "0 or more")
-    # The transform itself knows best which names and sizes it takes.
-    image = torch.zeros(1, 1, side, side)
-    _parse("loss.wavelet", image, lambda image: haar_l1_loss(image, image, loss.levels, wavelet=loss.wavelet))
-    weights = loss.band_weights
-    _require(
-        len(weights) in (0, len(BANDS)) and all(0 <= weight < math.inf for weight in weights),
-        "loss.band_weights",
-        weights,
-        f"{len(BANDS)} numbers of 0 or more, for {', '.join(BANDS)}, or none",
-    )
-    _require(
-        not weights or any(weights),
-        "loss.band_weights",
-        weights,
-        "one of them at least above 0: from none of the bands would the student learn what the teachers know",
-    )
-
-
 def _check_link(config: Config) -> None:
     link = config.link
-    _require(link.window_steps >= 1, "link.window_steps", link.window_steps, "at least 1")
+    require(link.window_steps >= 1, "link.window_steps", link.window_steps, "at least 1")
     for key in ("starved_seconds", "hang_seconds"):
-        _require(getattr(link, key) > 0, f"link.{key}", getattr(link, key), "a number above 0")
+        require(getattr(link, key) > 0, f"link.{key}", getattr(link, key), "a number above 0")
     for key in ("min_teachers", "shards"):
-        _require(getattr(link, key) >= 1, f"link.{key}", getattr(link, key), "at least 1")
-    need = step_bytes(config.distil, config.scale, 1, link.wire)
-    if aggregator_path(config.aggregator) is None:
-        need = max(need, step_bytes(config.aggregate, config.scale, len(config.teachers), link.wire))
-    _require(
+        require(getattr(link, key) >= 1, f"link.{key}", getattr(link, key), "at least 1")
+    need = max((_step_bytes(training, method, config) for training, method in _on_the_link(config)), default=0)
+    require(
         link.max_bytes >= need,
         "link.max_bytes",
         link.max_bytes,
@@ -245,37 +203,48 @@ def _check_link(config: Config) -> None:
 
 
 def _check_answers(config: Config) -> None:
-    _require(config.answers.max_bytes >= 1, "answers.max_bytes", config.answers.max_bytes, "at least 1")
+    require(config.answers.max_bytes >= 1, "answers.max_bytes", config.answers.max_bytes, "at least 1")
     folder = Path(config.answers.folder) if config.answers.folder is not None else None
-    _require(folder is None or bool(str(folder).strip()), "answers.folder", repr(config.answers.folder), "a folder")
-    _require(
+    require(folder is None or bool(str(folder).strip()), "answers.folder", repr(config.answers.folder), "a folder")
+    require(
         folder is None or not folder.exists() or folder.is_dir(),
         "answers.folder",
         folder,
         "a folder, and this is a file",
     )
     if config.teacher_outputs == "cached":
-        _parse(
+        parsed(
             "teacher_outputs",
             distil_method(config),
             lambda method: images_asked(method, len(config.teachers), config.scale),
         )
 
 
-def step_bytes(training: TrainingConfig, scale: int, images: int, wire: str) -> int:
-    """Bytes of all answers of one step: LR and HR as uint8, `images` teacher images as `wire`."""
-    lr = 3 * training.patch**2
-    hr = lr * scale**2
-    return training.batch_size * (lr + hr + images * hr * {"uint8": 1, "float16": 2, "float32": 4}[wire])
+def _on_the_link(config: Config) -> list[tuple[TrainingConfig, Method]]:
+    """The trainings whose samples teachers answer, with their methods."""
+    student = distil_method(config)
+    trainings: list[tuple[TrainingConfig, Method]] = [(config.distil, student)] if student.needs_teachers else []
+    if needs_aggregator(config) and aggregator_path(config.aggregator) is None:
+        trainings.append((config.aggregate, Aggregation()))
+    return trainings
+
+
+def _step_bytes(training: TrainingConfig, method: Method, config: Config) -> int:
+    """Of all answers of one step: LR and HR as uint8, signals as they travel; 0 where only networks can tell."""
+    try:
+        values = values_sent(method, len(config.teachers), config.scale, training.patch)
+    except NeedsNetworks:
+        return 0
+    return training.batch_size * sample_bytes(training.patch, config.scale, values, config.link.wire)
 
 
 def _check_gpus(config: Config) -> None:
     for key in ("num_gpus", "teacher_gpus", "student_gpus"):
         value = getattr(config, key)
-        _require(value is None or value >= 0, key, value, "0 or more")
+        require(value is None or value >= 0, key, value, "0 or more")
     asked = (config.teacher_gpus or 0) + (config.student_gpus or 0)
     if config.num_gpus is not None:
-        _require(
+        require(
             asked <= config.num_gpus,
             "num_gpus",
             config.num_gpus,
@@ -283,10 +252,10 @@ def _check_gpus(config: Config) -> None:
         )
     for key in ("teacher_workers", "student_workers", "min_students"):
         value = getattr(config.cluster, key)
-        _require(value is None or value >= 1, f"cluster.{key}", value, "at least 1")
+        require(value is None or value >= 1, f"cluster.{key}", value, "at least 1")
     if config.num_gpus:
         for key in ("teacher_gpus", "student_gpus"):
-            _require(
+            require(
                 getattr(config, key) != 0 and getattr(config, key) != config.num_gpus,
                 key,
                 getattr(config, key),
@@ -298,7 +267,7 @@ def _check_gpus(config: Config) -> None:
         ("student_gpus", config.student_gpus, slots_of_all[1:]),
         ("cluster.student_workers", config.cluster.student_workers, slots_of_all),
     ):
-        _require(
+        require(
             not students or all(count % students == 0 for count in slots),
             key,
             students,

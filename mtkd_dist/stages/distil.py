@@ -1,4 +1,4 @@
-"""Stage `distil`: the student learns from the aggregated image."""
+"""Stage `distil`: the student learns as the method says."""
 
 from __future__ import annotations
 
@@ -16,8 +16,11 @@ from mtkd_dist.stages.training import Training, train_stage
 STAGE = "distil"
 
 
-def run_distil(run: Run, teachers: ReadyTeachers, aggregator: Path, cached: bool = False) -> Path:
-    """Train the student; returns its file. `cached`: on aggregates that are rendered first."""
+def run_distil(run: Run, teachers: ReadyTeachers, aggregator: Path | None, cached: bool = False) -> Path:
+    """Train the student; returns its file.
+
+    `aggregator`: its file, where the method has one. `cached`: on images that are rendered first.
+    """
     training = distil_training(run, teachers, aggregator, cached)
     path = run.output / "student.safetensors"
 
@@ -31,7 +34,7 @@ def run_distil(run: Run, teachers: ReadyTeachers, aggregator: Path, cached: bool
     return path
 
 
-def distil_training(run: Run, teachers: ReadyTeachers, aggregator: Path, cached: bool = False) -> Training:
+def distil_training(run: Run, teachers: ReadyTeachers, aggregator: Path | None, cached: bool = False) -> Training:
     config = run.config
     network = parse_network(config.student).text
     start = Path(config.student_weights).resolve() if config.student_weights is not None else None
@@ -43,14 +46,16 @@ def distil_training(run: Run, teachers: ReadyTeachers, aggregator: Path, cached:
         {
             "network": network,
             "scale": str(config.scale),
-            "method": "mtkd",
+            "method": config.method,
             "teachers": teachers_text(teachers.digests),
         },
         teachers=teachers.files,
         teacher_digests=teachers.digests,
         aggregator=aggregator,
-        aggregator_digest=digest_file(aggregator),
+        aggregator_digest=digest_file(aggregator) if aggregator is not None else None,
         start=start,
         start_digest=digest_file(start) if start is not None else None,
-        rendered=rendered_teachers(run, teachers.files, teachers.digests, aggregator) if cached else None,
+        rendered=rendered_teachers(run, teachers.files, teachers.digests, aggregator)
+        if cached and teachers.files
+        else None,
     )

@@ -1,12 +1,72 @@
-"""The method that stage `distil` trains the student with."""
+"""The method that stage `distil` trains the student with, and what it uses of the configuration. Pure."""
 
 from __future__ import annotations
 
 import dataclasses
 
-from mtkd_dist.config.tree import Config
-from mtkd_dist.methods import MTKD, Method
+from mtkd_dist.config.load import flatten
+from mtkd_dist.config.tree import Config, MethodName
+from mtkd_dist.methods import MTKD, MeanOfTeachers, Method, ResponseKD, Supervised
+
+_SETTINGS: dict[MethodName, tuple[str, ...]] = {
+    "mtkd": ("loss.distance", "loss.l1_weight"),
+    "mean": ("loss.distance", "loss.l1_weight", "loss.teacher_weights"),
+    "kd": ("kd.hr_weight", "kd.teacher_weight", "loss.teacher_weights"),
+    "scratch": (),
+}
+_OF_DISTANCE = {
+    "wavelet": ("loss.levels", "loss.wavelet", "loss.band_weights"),
+    "l1": (),
+    "charbonnier": ("loss.charbonnier_eps",),
+}
+_GROUPS = ("loss", "kd")
+"""Groups of keys that are settings of a method."""
 
 
 def distil_method(config: Config) -> Method:
-    return MTKD(**dataclasses.asdict(config.loss))
+    loss = dataclasses.asdict(config.loss)
+    teacher_weights = loss.pop("teacher_weights")
+    match config.method:
+        case "mtkd":
+            return MTKD(**loss)
+        case "mean":
+            return MeanOfTeachers(**loss, teacher_weights=teacher_weights)
+        case "kd":
+            return ResponseKD(**dataclasses.asdict(config.kd), teacher_weights=teacher_weights)
+        case "scratch":
+            return Supervised()
+
+
+def needs_aggregator(config: Config) -> bool:
+    """Whether there is a stage `aggregate`."""
+    return config.method == "mtkd"
+
+
+def settings_used(config: Config) -> frozenset[str]:
+    """Dotted keys of the loss that the chosen method, and in it the chosen distance, look at."""
+    own = _SETTINGS[config.method]
+    return frozenset(own + (_OF_DISTANCE[config.loss.distance] if "loss.distance" in own else ()))
+
+
+def settings_unused(config: Config) -> dict[str, tuple[object, object]]:
+    """Dotted keys of losses that the chosen method does not look at -> (value, default)."""
+    values, defaults = (
+        flatten({name: dataclasses.asdict(getattr(tree, name)) for name in _GROUPS}) for tree in (config, Config())
+    )
+    used = settings_used(config)
+    return {key: (value, defaults[key]) for key, value in values.items() if key not in used}
+
+
+def in_force(config: Config) -> tuple[Config, list[str]]:
+    """The configuration without the networks that the method does not ask, and a line for the screen about each.
+
+    So one file with teachers and an aggregator serves all methods.
+    """
+    lines: list[str] = []
+    if config.teachers and not distil_method(config).needs_teachers:
+        lines.append(f"teachers: {', '.join(config.teachers)} not used, {config.method} learns from the truth alone")
+        config = dataclasses.replace(config, teachers=[])
+    if not needs_aggregator(config):
+        lines.append(f"aggregate: left out, {config.method} needs no aggregator")
+        config = dataclasses.replace(config, aggregator=Config().aggregator)
+    return config, lines

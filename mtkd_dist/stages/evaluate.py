@@ -32,13 +32,16 @@ DETAILS_PER_SET = 2
 """Photographs of each set that get a sample grid."""
 
 
-def run_evaluate(run: Run, teachers: ReadyTeachers, aggregator: Path, student: Path) -> list[Row]:
-    """Score, or take the scores of these very files from before; returns the rows of scores.json."""
+def run_evaluate(run: Run, teachers: ReadyTeachers, aggregator: Path | None, student: Path) -> list[Row]:
+    """Score, or take the scores of these very files from before; returns the rows of scores.json.
+
+    `aggregator`: of a method that has one; without teachers there is no mean either.
+    """
     folder = run.output / "evaluate"
     inputs = {
         "scale": run.config.scale,
         "teachers": [[f.name, teachers.digests[f.name], f.input_range] for f in teachers.files],
-        "aggregator": digest_file(aggregator),
+        "aggregator": digest_file(aggregator) if aggregator is not None else None,
         "student": digest_file(student),
         "sets": {name: store.digest for name, store in run.sets.items()},
     }
@@ -49,11 +52,11 @@ def run_evaluate(run: Run, teachers: ReadyTeachers, aggregator: Path, student: P
     check_student(student, teachers.digests, run.config.scale)
     folder.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
-    merged = Merged(AGGREGATE, teachers.files, aggregator)
-    mean, student_file = Merged(MEAN, teachers.files, None), TeacherFile(STUDENT, student, None)
-    job = EvaluateJob(run.config.scale, (*teachers.files, mean, merged, student_file))
+    mean = [Merged(MEAN, teachers.files, None)] if teachers.files else []
+    aggregate = [Merged(AGGREGATE, teachers.files, aggregator)] if aggregator is not None else []
+    job = EvaluateJob(run.config.scale, (*teachers.files, *mean, *aggregate, TeacherFile(STUDENT, student, None)))
     scored = list(_score_all(run, job))
-    rows = mean_rows(scored, _about(run, teachers, merged, student))
+    rows = mean_rows(scored, _about(run, teachers, aggregate, student))
     grids = _write_grids(run, scored)
     manifest.write_json(run.output / "scores.json", rows)
     run.seconds["evaluate"] = time.monotonic() - began
@@ -87,14 +90,14 @@ def _score_all(run: Run, job: EvaluateJob) -> Iterator[Scored]:
         yield scored
 
 
-def _about(run: Run, teachers: ReadyTeachers, merged: Merged, student: Path) -> dict[str, About]:
+def _about(run: Run, teachers: ReadyTeachers, aggregate: list[Merged], student: Path) -> dict[str, About]:
     """The mean needs the weights of all teachers, the aggregate also those of the aggregator."""
     all_teachers = sum(teachers.params.values())
     return {
         BICUBIC: About("bicubic", 0),
         **{name: About("teacher", params) for name, params in teachers.params.items()},
         MEAN: About("mean", all_teachers),
-        AGGREGATE: About("aggregate", all_teachers + count_params(merged.load(run.config.scale))),
+        **{one.name: About("aggregate", all_teachers + count_params(one.load(run.config.scale))) for one in aggregate},
         STUDENT: About("student", load_network(student, run.config.scale).params),
     }
 
@@ -115,8 +118,9 @@ def _share_scores(run: Run, teachers: ReadyTeachers, rows: list[Row]) -> None:
     made_by = {f"teachers/{file.name}": file.name for file in teachers.files}
     made_by |= {"aggregate": AGGREGATE, "distil": STUDENT}
     for stage, model in made_by.items():
-        if (own := manifest.read(run.output / stage)) is not None:
-            scores = [row for row in rows if row["model"] == model]
+        scores = [row for row in rows if row["model"] == model]
+        # The aggregator of an earlier method keeps its own.
+        if scores and (own := manifest.read(run.output / stage)) is not None:
             manifest.write(run.output / stage, dataclasses.replace(own, scores=scores))
 
 

@@ -19,6 +19,7 @@ from mtkd_dist.pools.teacher_worker import TeacherFile
 from mtkd_dist.report.split_table import split_table
 from mtkd_dist.stages.aggregate import aggregate_training
 from mtkd_dist.stages.distil import distil_training
+from mtkd_dist.stages.distil_method import distil_method, needs_aggregator
 from mtkd_dist.stages.run import Run
 from mtkd_dist.stages.split import FILE, plan_stage
 from mtkd_dist.stages.teacher_spec import TeacherSpec, parse_teachers
@@ -27,15 +28,20 @@ from mtkd_dist.stages.training import Training, jobs_of
 
 
 def show_plan(run: Run) -> None:
-    """Measure both stages anew, print their tables, leave `plan.json` for the run that follows.
+    """Measure all stages with two pools anew, print their tables, leave `plan.json` for the run that follows.
 
     What is still to be trained is measured with random weights, on which its time does not depend.
     """
+    if not distil_method(run.config).needs_teachers:
+        run.say(f"The method {run.config.method} asks no teachers: all devices are the student's, nothing is to split.")
+        return
     # In the output folder, which all nodes see.
     with tempfile.TemporaryDirectory(prefix=".plan-", dir=run.output) as folder:
         teachers = _teachers(run, Path(folder))
-        trainings = [] if aggregator_path(run.config.aggregator) else [aggregate_training(run, teachers)]
-        trainings.append(distil_training(run, teachers, _aggregator(run, teachers, Path(folder))))
+        aggregator = _aggregator(run, teachers, Path(folder)) if needs_aggregator(run.config) else None
+        trains_aggregator = aggregator is not None and not aggregator_path(run.config.aggregator)
+        trainings = [aggregate_training(run, teachers)] if trains_aggregator else []
+        trainings.append(distil_training(run, teachers, aggregator))
         for training in trainings:
             _show(run, training)
     run.say(f"The run takes these splits from {run.output / FILE}; the flags of the pools win over it.")

@@ -16,6 +16,7 @@ from mtkd_dist.data import ImageStore, Plan
 from mtkd_dist.models import aggregator_path
 from mtkd_dist.pools.placement import Layout, LayoutError, Resources, plan_layout
 from mtkd_dist.pools.render import Rendering
+from mtkd_dist.stages.distil_method import distil_method, needs_aggregator
 from mtkd_dist.tracking.tracker import Tracker
 
 if TYPE_CHECKING:
@@ -115,6 +116,6 @@ def check_layouts(config: Config, resources: Resources) -> None:
     layout_of(config, resources, config.teacher_training, False)
     # With auto it is known later whether there will be a teacher pool.
     for pool in {"live": [True], "cached": [False], "auto": [True, False]}[config.teacher_outputs]:
-        if aggregator_path(config.aggregator) is None:
+        if needs_aggregator(config) and aggregator_path(config.aggregator) is None:
             layout_of(config, resources, config.aggregate, pool)
-        layout_of(config, resources, config.distil, pool)
+        layout_of(config, resources, config.distil, pool and distil_method(config).needs_teachers)

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from mtkd_dist.config.tree import TrainingConfig
-from mtkd_dist.methods import Method
+from mtkd_dist.methods import Method, settings_of
 from mtkd_dist.pools.placement import Layout
 from mtkd_dist.pools.render import RenderedTeachers
 from mtkd_dist.pools.split import Costs
@@ -72,7 +72,7 @@ class Training:
         return {
             "network": self.network,
             "scale": run.config.scale,
-            "method": [type(self.method).__name__, dataclasses.asdict(self.method)],  # type: ignore[call-overload]
+            "method": [type(self.method).__name__, settings_of(self.method)],
             "training": _weighty(self.config),
             "images": run.images.digest,
             "seed": run.config.seed,

@@ -7,6 +7,7 @@ import math
 from mtkd_dist.config.load import ConfigError
 from mtkd_dist.config.tree import Config
 from mtkd_dist.models import aggregator_path
+from mtkd_dist.stages.distil_method import needs_aggregator
 from mtkd_tune.search import grace_steps
 from mtkd_tune.space import Space
 from mtkd_tune.tree import SweepConfig
@@ -55,6 +56,12 @@ def _check_numbers(sweep: SweepConfig) -> None:
 def _check_target(sweep: SweepConfig, base: Config, space: Space) -> None:
     target, training = sweep.target, getattr(base, sweep.target)
     if target == "aggregate":
+        _require(
+            needs_aggregator(base),
+            "target",
+            target,
+            f"distil: the method {base.method} has no aggregator",
+        )
         _require(
             aggregator_path(base.aggregator) is None,
             "target",

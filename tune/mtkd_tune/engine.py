@@ -83,7 +83,7 @@ class OneProcess:
                 self._scored(stage, record, checkpoints)
 
             source = None
-            if training.rendered is None:
+            if training.teachers and training.rendered is None:
                 assert self._live is not None
                 assert teacher is not None
                 source = stack.enter_context(self._live(teacher, student, run.config.link, self._note))

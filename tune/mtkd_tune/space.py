@@ -18,6 +18,7 @@ from mtkd_dist.config.load import ConfigError, keys_of, nearest
 from mtkd_dist.config.tree import Config
 from mtkd_dist.models import NetworkSpec, aggregator_path, build_network, parse_aggregator, parse_network
 from mtkd_dist.stages.check import check_settings
+from mtkd_dist.stages.distil_method import needs_aggregator, settings_unused
 from mtkd_dist.stages.training import WEIGHTLESS
 from mtkd_tune.domains import Domain, parse_domain
 
@@ -34,6 +35,8 @@ _REFUSED = {
     **dict.fromkeys(("teacher_outputs", "answers", "link"), _SHARED),
     **dict.fromkeys(("output", "test", "num_gpus", "teacher_gpus", "student_gpus", "plan_only"), _WEIGHTLESS),
     **dict.fromkeys(("on_change", "cluster"), _WEIGHTLESS),
+    "method": "methods have settings of their own, and the aggregator, which some do not need, is shared",
+    "loss.distance": "each distance has settings of its own; search those of one",
     "preset": "the defaults of all trials come from one preset",
     "seed": "it is the same for all trials, so that they differ in what is searched and in nothing else",
     "student_weights": "weights to start from fit one student and are the same for all trials",
@@ -172,9 +175,13 @@ def _refusal(name: str, base: Config) -> str | None:
     first, _, last = name.partition(".")
     if first in ("aggregator", "aggregate") and aggregator_path(base.aggregator):
         return f"the aggregator is a file ({base.aggregator}) and used as it is"
+    if first in ("aggregator", "aggregate") and not needs_aggregator(base):
+        return f"the method {base.method} has no aggregator"
+    if name in settings_unused(base):
+        return f"the method {base.method} (loss.distance {base.loss.distance}) does not look at it"
     if first in ("aggregate", "distil") and last in WEIGHTLESS:
         return _WEIGHTLESS
-    return _REFUSED.get(first)
+    return _REFUSED.get(name, _REFUSED.get(first))
 
 
 def _kind(name: str, kinds: Mapping[str, Any], base: Config) -> Any:

@@ -24,6 +24,7 @@ from mtkd_dist.pools.teacher_hosts import TeacherHosts
 from mtkd_dist.pools.teacher_worker import TeacherJob
 from mtkd_dist.stages.answers import prepare, rendered_teachers
 from mtkd_dist.stages.check import check
+from mtkd_dist.stages.distil_method import in_force
 from mtkd_dist.stages.inputs import fetched
 from mtkd_dist.stages.manifest import write_text
 from mtkd_dist.stages.photos import prepare_images
@@ -63,7 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(argv: Sequence[str]) -> int:
     try:
         sweep = load_sweep(argv)
-        base = fetched(base_config(sweep), print)
+        used, left_out = in_force(base_config(sweep))
+        base = fetched(used, print)
         check(base)
         space = Space.parse(sweep.search, base)
         check_sweep(sweep, base, space)
@@ -77,7 +79,7 @@ def _main(argv: Sequence[str]) -> int:
         LOG,
         "sweep",
         "Interrupted. The same command with --resume goes on.",
-        lambda console: run_sweep(sweep, base, space, output, console),
+        lambda console: run_sweep(sweep, base, space, output, console, left_out),
     )
 
 
@@ -109,12 +111,18 @@ def settings_of(sweep: SweepConfig) -> dict[str, Any]:
     return dataclasses.asdict(dataclasses.replace(sweep, resume=False))
 
 
-def run_sweep(sweep: SweepConfig, base: Config, space: Space, output: Path, console: Console) -> None:
-    """Errors: KeyboardInterrupt, once what is there is handed back; TrainingFailed where all trials failed; those of
+def run_sweep(
+    sweep: SweepConfig, base: Config, space: Space, output: Path, console: Console, left_out: Sequence[str] = ()
+) -> None:
+    """`left_out`: a line about each thing that the method does not use.
+
+    Errors: KeyboardInterrupt, once what is there is handed back; TrainingFailed where all trials failed; those of
     the stages of a launch."""
     tell = functools.partial(say, console)
     trials = sweep.pbt.population if sweep.scheduler == "pbt" else sweep.num_samples
     tell(f"mtkd-tune  {trials} trials of {sweep.target}, {sweep.sampler}, {sweep.scheduler}, output {sweep.output}")
+    for line in left_out:
+        tell(line)
     tracker = Tracker(output, "mtkd-tune", output.name, lambda text: tell(f"warning: {text}"))
     tracker.start(settings_of(sweep))
     track = TrackTrials(
@@ -128,7 +136,7 @@ def run_sweep(sweep: SweepConfig, base: Config, space: Space, output: Path, cons
         with cluster(sweep.cluster, lambda text: tell(f"warning: {text}")) as resources, sigterm_as_interrupt():
             tell(f"cluster  {resources.cpus} CPUs, {resources.gpus} GPUs, {resources.nodes} node(s)")
             refuse_unseen(base, output, resources)
-            room = room_of(sweep, resources, live=base.teacher_outputs == "live")
+            room = room_of(sweep, resources, live=base.teacher_outputs == "live" and bool(base.teachers))
             run = Run(base, output, console, tracker, resources, *prepare_images(base, output, tell))
             try:
                 _train_trials(sweep, space, run, room, track)
@@ -157,7 +165,7 @@ def was_interrupted(rows: Sequence[TrialRow], trials: int) -> bool:
 def _train_trials(sweep: SweepConfig, space: Space, run: Run, room: Room, track: TrackTrials) -> None:
     """What all trials share is made first, then they run. A mistake that shows before that leaves no sweep behind."""
     teachers = run_teachers(run)
-    if room.teachers is None:
+    if room.teachers is None and teachers.files:
         prepare(run, rendered_teachers(run, teachers.files, teachers.digests))
     with _live_teachers(run, teachers, room) as live:
         shared = share(run, teachers, sweep, room.trial, live)

@@ -25,6 +25,7 @@ from mtkd_dist.stages import half_done, manifest
 from mtkd_dist.stages.aggregate import aggregate_training, run_aggregate
 from mtkd_dist.stages.answers import outputs_folder
 from mtkd_dist.stages.distil import distil_training, run_distil
+from mtkd_dist.stages.distil_method import needs_aggregator
 from mtkd_dist.stages.run import Run
 from mtkd_dist.stages.training import Training
 from mtkd_dist.tracking.tracker import Untracked
@@ -48,7 +49,7 @@ def run_trial(config: Config, shared: Shared, name: str, report: Report, handed_
 
     - "step": steps of the target that are made; "psnr_y": dB on the held-out photographs;
     - "params", and "latency_ms" (see `mtkd_tune.latency`) if it is an objective: of the target's network;
-    - "aggregator": name of its folder, "" where one is given; "aggregator_trained": whether this trial finished it;
+    - "aggregator": name of its folder, "" where none is trained; "aggregator_trained": whether this trial finished it;
     - with pbt "rates": of the parts that are done. Only ends of parts are reported then, each with a folder.
 
     Args:
@@ -110,8 +111,9 @@ class _Trial:
 
     def _train(self, stack: contextlib.ExitStack) -> None:
         teachers, cached = self._shared.teachers, self._shared.live is None
-        given = aggregator_path(self._run.config.aggregator)
-        aggregator, facts = (given, _facts("", False)) if given is not None else self._aggregator(cached, stack)
+        aggregator, facts = aggregator_path(self._run.config.aggregator), _facts("", False)
+        if aggregator is None and needs_aggregator(self._run.config):
+            aggregator, facts = self._aggregator(cached, stack)
         if self._target == "distil":
             training = distil_training(self._run, teachers, aggregator, cached)
             self._describe(training, facts)

@@ -1,0 +1,87 @@
+"""The part of the check that is about the loss of the chosen method."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from mtkd_dist.config.load import ConfigError
+from mtkd_dist.config.tree import Config
+from mtkd_dist.methods import BANDS
+from mtkd_dist.stages.distil_method import settings_unused, settings_used
+from mtkd_dist.stages.refuse import parsed, require
+from mtkd_kernels import haar_l1_loss
+
+
+def check_loss(config: Config) -> None:
+    """Errors: ConfigError for settings that cannot work, and for such that were set although nothing looks at them."""
+    _check_unused(config)
+    used = settings_used(config)
+    for key in ("loss.l1_weight", "kd.hr_weight", "kd.teacher_weight"):
+        group, _, name = key.partition(".")
+        value = getattr(getattr(config, group), name)
+        require(0 <= value < math.inf, key, value, "0 or more")
+    require(
+        config.kd.hr_weight > 0 or config.kd.teacher_weight > 0,
+        "kd.hr_weight",
+        config.kd.hr_weight,
+        "a number above 0, because kd.teacher_weight is 0: the student would learn nothing",
+    )
+    require(0 < config.loss.charbonnier_eps < math.inf, "loss.charbonnier_eps", config.loss.charbonnier_eps, "above 0")
+    if "loss.teacher_weights" in used:
+        _check_teacher_weights(config)
+    if "loss.levels" in used:
+        _check_wavelet(config)
+
+
+def _check_unused(config: Config) -> None:
+    used = settings_used(config)
+    for key, (value, default) in settings_unused(config).items():
+        if value == default:
+            continue
+        who = f"the method {config.method}"
+        if "loss.distance" in used and key.startswith("loss.") and key != "loss.teacher_weights":
+            who += f" with loss.distance {config.loss.distance}"
+        raise ConfigError(
+            f"{key}: {value} would change nothing: {who} has no such setting; take it out, or choose a method that has "
+            f"it. Settings of this one: {', '.join(sorted(used)) or 'none'}."
+        )
+
+
+def _check_teacher_weights(config: Config) -> None:
+    weights, count = config.loss.teacher_weights, len(config.teachers)
+    require(
+        len(weights) in (0, count) and all(0 <= weight < math.inf for weight in weights),
+        "loss.teacher_weights",
+        weights,
+        f"{count} numbers of 0 or more, one for each of the teachers in their order, or none",
+    )
+    require(not weights or any(weights), "loss.teacher_weights", weights, "one of them at least above 0")
+
+
+def _check_wavelet(config: Config) -> None:
+    loss, side = config.loss, config.distil.patch * config.scale
+    require(loss.levels >= 1, "loss.levels", loss.levels, "at least 1")
+    require(
+        side % 2**loss.levels == 0,
+        "loss.levels",
+        loss.levels,
+        f"distil.patch x scale = {side} to be divisible by 2^levels = {2**loss.levels}",
+    )
+    # The transform itself knows best which names and sizes it takes.
+    image = torch.zeros(1, 1, side, side)
+    parsed("loss.wavelet", image, lambda image: haar_l1_loss(image, image, loss.levels, wavelet=loss.wavelet))
+    weights = loss.band_weights
+    require(
+        len(weights) in (0, len(BANDS)) and all(0 <= weight < math.inf for weight in weights),
+        "loss.band_weights",
+        weights,
+        f"{len(BANDS)} numbers of 0 or more, for {', '.join(BANDS)}, or none",
+    )
+    require(
+        not weights or any(weights),
+        "loss.band_weights",
+        weights,
+        "one of them at least above 0: from none of the bands would the student learn what the teachers know",
+    )

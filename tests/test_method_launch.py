@@ -1,0 +1,56 @@
+"""The whole command with methods that have no aggregator, on four logical GPUs, in one folder one after the other."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mtkd_dist import launch
+from mtkd_dist.models import read_metadata
+from tests.nets import TINY, nearest_teacher, write_photos
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
+def test_one_configuration_serves_methods_with_and_without_teachers(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "run"
+    write_photos(tmp_path / "train", 4)
+    write_photos(tmp_path / "held", 1, side=48)
+    teachers = [nearest_teacher(tmp_path, name) for name in "ab"]
+    config = {
+        "output": str(output),
+        "data": [str(tmp_path / "train")],
+        "test": [f"held={tmp_path / 'held'}"],
+        "teachers": [str(teacher.path) for teacher in teachers],
+        "aggregator": str(tmp_path / "absent.safetensors"),
+        "student": TINY,
+        "scale": 2,
+        "link": {"slot_size": 2},
+        "distil": {"steps": 2, "batch_size": 4, "patch": 8, "validate_every": 0, "ema": 0.5},
+    }
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(config))
+    split = ["--num-gpus", "2", "--teacher-gpus", "1", "--student-gpus", "1"]
+    for flags, roles in (
+        (["--method", "scratch"], ["bicubic", "student"]),
+        (["--method", "kd", *split], ["bicubic", "teacher", "teacher", "mean", "student"]),
+        (["--method", "mean", "--teacher-outputs", "auto"], ["bicubic", "teacher", "teacher", "mean", "student"]),
+    ):
+        assert launch.main(["--config", str(tmp_path / "run.yaml"), *flags]) == 0
+        method = flags[1]
+        screen = " ".join(capfd.readouterr().out.split())
+        assert f"aggregate: left out, {method} needs no aggregator" in screen
+        assert ("not used, scratch learns from the truth alone" in screen) == (method == "scratch")
+        assert ("distil: runs again, because of" in screen) == (method != "scratch")
+        assert [row["role"] for row in json.loads((output / "scores.json").read_text())] == roles
+        assert read_metadata(output / "student.safetensors")["method"] == method
+        assert not (output / "aggregate").exists()
+        assert not (output / "aggregator.safetensors").exists()
+        assert yaml.safe_load((output / "config.yaml").read_text())["teachers"] == config["teachers"]
+        pools = json.loads((output / "distil" / "manifest.json").read_text())["summary"]["pools"]
+        # With auto, teachers answer as they did for the student before.
+        assert pools.keys() == ({"students"} if method == "scratch" else {"students", "teachers"})
