@@ -183,7 +183,9 @@ def check_taps(network: nn.Module, taps: Sequence[str], lr_size: tuple[int, int]
     except TapError as error:
         fitting = [name for name in heard if _fits(network, heard, name, lr_size)]
         offered = _abridged(_nearest_first(next(iter(names.values())), fitting)) or "none"
-        raise TapError(f"{type(core(network)).__name__}, {error}. Taps that work, the nearest first: {offered}") from None
+        raise TapError(
+            f"{type(core(network)).__name__}, {error}. Taps that work, the nearest first: {offered}"
+        ) from None
 
 
 def _checked(
