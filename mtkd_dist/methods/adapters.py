@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mtkd_dist.methods.taps import features_of
 from mtkd_dist.methods.tails import Tail
+from mtkd_dist.methods.taps import features_of
 
 STUDENT = "student"
 

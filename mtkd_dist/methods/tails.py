@@ -45,7 +45,7 @@ class Tail(nn.Module):
         shorter = self._without_head(whole)
         if shorter is not None and self._is_answered_by(shorter, lr, features):
             self.network = shorter
-        self._check(lr, features)
+        self._check(lr, features, body_blocks(whole))
 
     def forward(self, lr: Tensor, features: Tensor) -> Tensor:
         height, width = lr.shape[-2:]
@@ -87,14 +87,14 @@ class Tail(nn.Module):
             self.network = kept
 
     @torch.enable_grad()
-    def _check(self, lr: Tensor, features: Tensor) -> None:
+    def _check(self, lr: Tensor, features: Tensor, blocks: list[str]) -> None:
         features = features.detach().requires_grad_()
         image = self(lr, features)
         (gradient,) = torch.autograd.grad(image.sum(), features, allow_unused=True) if image.requires_grad else (None,)
         if gradient is None or not gradient.any():
             raise TapError(
                 f"tap {self.tap}: the image does not depend on its features, so nothing can be learned through it: tap "
-                f"one of {', '.join(body_blocks(self.network))}"
+                f"one of {', '.join(blocks)}"
             )
 
 
