@@ -37,7 +37,7 @@ class CrossKD:
     cross_weight: float = 1.0
     needs_teachers: bool = True
 
-    def check(self, student: nn.Module, teachers: Mapping[str, nn.Module], patch: int) -> None:
+    def check(self, student: nn.Module, teachers: Mapping[str, nn.Module], patch: int, scale: int) -> None:
         """Before anything starts: whether both cuts fit. Errors: ValueError (TapError for a tap), with what would."""
         self.equip(student, teachers, patch)
 

@@ -27,7 +27,7 @@ class Featured:
     teacher_weight: float = 1.0
     needs_teachers: bool = True
 
-    def check(self, student: nn.Module, teachers: Mapping[str, nn.Module], patch: int) -> None:
+    def check(self, student: nn.Module, teachers: Mapping[str, nn.Module], patch: int, scale: int) -> None:
         """Before anything starts: whether all taps exist and give maps of `patch` x `patch` LR pixels.
 
         Errors: ValueError (TapError for a tap), with what would work.

@@ -182,10 +182,10 @@ def check_taps(network: nn.Module, taps: Sequence[str], lr_size: tuple[int, int]
         return {tap: _checked(network, heard, name, tap, lr_size) for tap, name in names.items()}
     except TapError as error:
         fitting = [name for name in heard if _fits(network, heard, name, lr_size)]
-        offered = _abridged(_nearest_first(next(iter(names.values())), fitting)) or "none"
-        raise TapError(
-            f"{type(core(network)).__name__}, {error}. Taps that work, the nearest first: {offered}"
-        ) from None
+        # A network that pads a small image to twice its size or more has none.
+        nearest = _abridged(_nearest_first(next(iter(names.values())), fitting))
+        offered = f"Taps that work, the nearest first: {nearest}" if fitting else "No tap works: take a larger patch"
+        raise TapError(f"{type(core(network)).__name__}, {error}. {offered}") from None
 
 
 def _checked(
