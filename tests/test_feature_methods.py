@@ -29,7 +29,7 @@ def networks() -> tuple[nn.Module, FrozenNetworks]:
     return build_network("edsr-baseline:width=8,blocks=3", 2).double(), FrozenNetworks(dict(teachers))
 
 
-def batch_for(method: Method, teachers: FrozenNetworks, side: int = 6) -> Batch:
+def batch_for(method: Method, teachers: FrozenNetworks, side: int = 8) -> Batch:
     lr, hr = torch.rand(2, 3, side, side).double(), torch.rand(2, 3, 2 * side, 2 * side).double()
     with torch.no_grad():
         return Batch(lr, hr, method.teach(lr, teachers))
@@ -100,7 +100,7 @@ def test_affinities_by_blocks_have_the_right_gradient(block_entries: int) -> Non
 def test_the_whole_loss_has_the_right_gradient(method: Featured) -> None:
     """With respect to a convolution in front of the first tap, so through features and image alike."""
     student, teachers = networks()
-    batch = batch_for(method, teachers, side=4)
+    batch = batch_for(method, teachers)
     weight = student.get_parameter("head.0.weight")
     method.loss(student, batch).total.backward()
     assert weight.grad is not None
@@ -169,7 +169,7 @@ def test_the_gradient_of_the_feature_term_reaches_the_student(method: Featured, 
 def test_nothing_of_a_teacher_gets_a_gradient(method: Featured) -> None:
     _, teachers = networks()
     with torch.no_grad():
-        signals = method.teach(torch.rand(1, 3, 6, 6).double(), teachers)
+        signals = method.teach(torch.rand(1, 3, 8, 8).double(), teachers)
     assert not any(signal.requires_grad for signal in signals.values())
 
 
@@ -179,7 +179,7 @@ def test_both_halves_across_the_link_give_the_loss_of_one_process(method: Featur
     student.float()
     for teacher in teachers.teachers.values():
         teacher.float()
-    lr, hr = torch.rand(2, 3, 6, 6), torch.rand(2, 3, 12, 12)
+    lr, hr = torch.rand(2, 3, 8, 8), torch.rand(2, 3, 16, 16)
     with torch.no_grad():
         signals = method.teach(lr, teachers)
     for wire, tolerance in (("float32", 0.0), ("float16", 1e-3)):
@@ -190,11 +190,11 @@ def test_both_halves_across_the_link_give_the_loss_of_one_process(method: Featur
 
 def test_what_travels_is_a_map_for_each_teacher_and_tap_in_at_and_the_features_in_fakd() -> None:
     _, teachers = networks()
-    lr = torch.rand(2, 3, 6, 6).double()
+    lr = torch.rand(2, 3, 8, 8).double()
     shapes = [{name: tuple(s.shape[1:]) for name, s in method.teach(lr, teachers).items()} for method in METHODS]
-    assert shapes[0] == {"teachers": (2, 3, 12, 12), "attention": (2, 3, 6, 6)}
-    features = {f"features_{n}_{k}": (width, 6, 6) for n, width in enumerate((16, 6)) for k in range(3)}
-    assert shapes[1] == {"teachers": (2, 3, 12, 12), **features}
+    assert shapes[0] == {"teachers": (2, 3, 16, 16), "attention": (2, 3, 8, 8)}
+    features = {f"features_{n}_{k}": (width, 8, 8) for n, width in enumerate((16, 6)) for k in range(3)}
+    assert shapes[1] == {"teachers": (2, 3, 16, 16), **features}
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -209,7 +209,7 @@ def test_a_check_passes_networks_of_different_families_and_names_the_one_that_do
     named = AttentionTransfer(taps=["body.1"], teacher_taps=["body.1"])
     with pytest.raises(TapError, match=r"teacher b: RLFN has no tap 'body.1'.*nearest first: block_1"):
         named.check(student, teachers.teachers, 8, 2)
-    with pytest.raises(TapError, match="the student: EDSR has no tap 'body.9'"):
+    with pytest.raises(TapError, match=r"the student: EDSR has no tap 'body.9'"):
         AttentionTransfer(taps=["body.9"]).check(student, teachers.teachers, 8, 2)
 
 

@@ -45,7 +45,9 @@ def test_features_say_where_in_the_image_they_are(text: str) -> None:
     dotted = plain.clone()
     dotted[..., 1, 12] = 1
     with torch.no_grad():
-        change = features_of(network, dotted, ["early"])[1]["early"] - features_of(network, plain, ["early"])[1]["early"]
+        change = (
+            features_of(network, dotted, ["early"])[1]["early"] - features_of(network, plain, ["early"])[1]["early"]
+        )
     place = change.abs().sum((0, 1)).argmax().item()
     assert max(abs(place // 16 - 1), abs(place % 16 - 12)) <= 2
 
@@ -144,7 +146,9 @@ def test_a_check_leaves_the_network_as_it_was() -> None:
 
 
 def test_an_unknown_tap_lists_those_that_exist_the_nearest_first() -> None:
-    with pytest.raises(TapError, match=r"EDSR has no tap 'bdy.4'.*nearest first: body.4, .* and \d+ more; early, middle"):
+    with pytest.raises(
+        TapError, match=r"EDSR has no tap 'bdy.4'.*nearest first: body.4, .* and \d+ more; early, middle"
+    ):
         resolve(build_network("edsr-baseline:width=8,blocks=8", 2), "bdy.4")
 
 
