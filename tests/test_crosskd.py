@@ -14,8 +14,9 @@ from mtkd_dist.config.tree import TrainingConfig
 from mtkd_dist.methods import Batch, FrozenNetworks, Method
 from mtkd_dist.methods.adapters import StudentWithAdapters, shipped
 from mtkd_dist.methods.crosskd import CrossKD
+from mtkd_dist.methods.feature_maps import TapError
 from mtkd_dist.methods.tails import Tail
-from mtkd_dist.methods.taps import TapError, features_of
+from mtkd_dist.methods.taps import features_of
 from mtkd_dist.models import build_network, load_network, load_strict, save_network
 from mtkd_dist.pools.precision import Autocast
 from mtkd_dist.train.state import TrainState

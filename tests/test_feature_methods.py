@@ -13,8 +13,9 @@ from mtkd_dist.methods import Batch, FrozenNetworks, Method
 from mtkd_dist.methods.affinity import FeatureAffinity, affinity_l1, normalised
 from mtkd_dist.methods.asked import NeedsNetworks, images_asked
 from mtkd_dist.methods.attention import AttentionTransfer, attention_map
+from mtkd_dist.methods.feature_maps import TapError
 from mtkd_dist.methods.featured import Featured
-from mtkd_dist.methods.taps import TapError, features_of
+from mtkd_dist.methods.taps import features_of
 from mtkd_dist.models import build_network
 from mtkd_dist.pools.wire import pack, unpack
 

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import contextlib
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from mtkd_dist.methods.taps import LEVELS, TapError, as_map, body_blocks, check_taps, features_of, resolve
+from mtkd_dist.methods.feature_maps import TapError, as_map
+from mtkd_dist.methods.taps import LEVELS, body_blocks, check_taps, features_of, resolve
 from mtkd_dist.models import build_network
 from mtkd_dist.pools.inference import Frozen
 from mtkd_dist.pools.precision import Autocast
@@ -125,6 +128,28 @@ def test_a_compiled_network_is_tapped_in_every_step() -> None:
         lr = torch.rand(1, 3, 8, 8)
         network(lr)
         assert features_of(network, lr, ["late"])[1]["late"].shape == (1, 4, 8, 8)
+
+
+def test_two_threads_that_ask_one_network_at_a_time_get_their_own_features() -> None:
+    """As those of a teacher worker on a GPU do."""
+    together = threading.Barrier(2, timeout=60)
+
+    class Meets(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.tapped = nn.Identity()
+
+        def forward(self, lr: Tensor) -> Tensor:
+            together.wait()
+            features = self.tapped(lr)
+            together.wait()
+            return features
+
+    network, images = Meets(), [torch.rand(1, 3, 4, 4) for _ in range(2)]
+    with ThreadPoolExecutor(2) as threads:
+        answers = list(threads.map(lambda lr: features_of(network, lr, ["tapped"])[1]["tapped"], images))
+    assert all(torch.equal(features, lr) for features, lr in zip(answers, images, strict=True))
+    assert hooks_of(network) == 0
 
 
 def test_hooks_are_gone_after_an_error_in_the_forward_pass() -> None:

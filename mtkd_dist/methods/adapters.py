@@ -10,8 +10,6 @@ from torch import Tensor, nn
 from mtkd_dist.methods.tails import Tail
 from mtkd_dist.methods.taps import features_of
 
-STUDENT = "student"
-
 
 class StudentWithAdapters(nn.Module):
     """A student whose features also go on, each through an adapter of its own, into the tails of frozen teachers.
@@ -33,7 +31,7 @@ class StudentWithAdapters(nn.Module):
 
     def __init__(self, student: nn.Module, tap: str, width: int, tails: Sequence[Tail]) -> None:
         super().__init__()
-        self.student = student
+        self.student: nn.Module = student
         self.adapters = nn.ModuleList(
             nn.Identity() if tail.width == width else nn.Conv2d(width, tail.width, 1) for tail in tails
         )
@@ -59,8 +57,7 @@ class StudentWithAdapters(nn.Module):
 
 def shipped(network: nn.Module) -> nn.Module:
     """The network that a training is for: the student of a `StudentWithAdapters`, any other network itself."""
-    student = network.get_submodule(STUDENT) if isinstance(network, StudentWithAdapters) else network
-    return student
+    return network.student if isinstance(network, StudentWithAdapters) else network
 
 
 class _Beside:

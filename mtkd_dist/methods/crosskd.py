@@ -11,9 +11,10 @@ from torch.nn.functional import l1_loss
 
 from mtkd_dist.methods.adapters import StudentWithAdapters
 from mtkd_dist.methods.base import Batch, Losses, TeacherImages
+from mtkd_dist.methods.feature_maps import TapError
 from mtkd_dist.methods.featured import check_named
 from mtkd_dist.methods.tails import Tail
-from mtkd_dist.methods.taps import TapError, core, listening
+from mtkd_dist.methods.taps import core, listening
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn.functional import l1_loss
 
 from mtkd_dist.methods.base import Batch, FrozenNetworks
-from mtkd_dist.methods.taps import LEVELS, TapError, check_taps, features_of
+from mtkd_dist.methods.feature_maps import TapError
+from mtkd_dist.methods.taps import LEVELS, check_taps, features_of
 
 
 @dataclass(frozen=True)

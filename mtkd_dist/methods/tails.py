@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mtkd_dist.methods.taps import TapError, as_map, body_blocks, core, from_bchw, layouts, listening, resolve
+from mtkd_dist.methods.feature_maps import TapError, as_map, from_bchw, layouts
+from mtkd_dist.methods.taps import body_blocks, core, listening, resolve
 from mtkd_dist.models.padding import pad_bottom_right
 
 

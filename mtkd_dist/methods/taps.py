@@ -9,32 +9,29 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
+from mtkd_dist.methods.feature_maps import TapError, as_map, layouts
+
 LEVELS = ("early", "middle", "late")
-LARGEST_WINDOW = 64
-"""Networks pad images to multiples of at most this."""
 LISTED = 12
 
 _WRAPPERS = ("network", "module", "_orig_mod")
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-
-
-class TapError(ValueError):
-    """A tap that does not exist or whose features cannot be used; the message says which can."""
+_blocks: WeakKeyDictionary[nn.Module, list[str]] = WeakKeyDictionary()
+"""What `body_blocks` found: a search through all modules, and asked for in every step."""
 
 
 def core(network: nn.Module) -> nn.Module:
     """The network inside the modules that only wrap one."""
-    while True:
-        children = dict(network.named_children())
-        if len(children) != 1 or (name := next(iter(children))) not in _WRAPPERS:
-            return network
-        network = children[name]
+    return _wrappers_and_core(network)[-1]
 
 
 def body_blocks(network: nn.Module) -> list[str]:
@@ -43,8 +40,15 @@ def body_blocks(network: nn.Module) -> list[str]:
     Those are the sibling modules of one class that hold most of the weights. Empty where no module has siblings or
     children to speak of.
     """
+    inner = core(network)
+    if inner not in _blocks:
+        _blocks[inner] = _find_body_blocks(inner)
+    return _blocks[inner]
+
+
+def _find_body_blocks(network: nn.Module) -> list[str]:
     siblings: dict[tuple[str, type], list[tuple[str, int]]] = {}
-    for name, module in core(network).named_modules():
+    for name, module in network.named_modules():
         if name and not isinstance(module, _CONTAINERS) and any(module.children()):
             weights = sum(parameter.numel() for parameter in module.parameters())
             siblings.setdefault((name.rpartition(".")[0], type(module)), []).append((name, weights))
@@ -55,23 +59,25 @@ def body_blocks(network: nn.Module) -> list[str]:
 
 def resolve(network: nn.Module, tap: str) -> str:
     """The dotted name of a tap. Errors: TapError, with the nearest names that exist."""
-    names = [name for name, _ in core(network).named_modules() if name]
-    blocks = body_blocks(network)
-    if tap in LEVELS and blocks:
+    inner = core(network)
+    if tap in LEVELS and (blocks := body_blocks(network)):
         third = LEVELS.index(tap) + 1
         return blocks[-(-third * len(blocks) // 3) - 1]
-    if tap in names:
-        return tap
-    levels = f"; {', '.join(LEVELS)} are short for {_levels_text(network)}" if blocks else ""
+    if tap:
+        with contextlib.suppress(AttributeError):
+            inner.get_submodule(tap)
+            return tap
+    names = [name for name, _ in inner.named_modules() if name]
+    levels = f"; {', '.join(LEVELS)} are short for {_levels_text(network)}" if body_blocks(network) else ""
     raise TapError(
-        f"{type(core(network)).__name__} has no tap {tap!r}. It has, the nearest first: "
+        f"{type(inner).__name__} has no tap {tap!r}. It has, the nearest first: "
         f"{_abridged(_nearest_first(tap, names))}{levels}"
     )
 
 
 @contextlib.contextmanager
 def listening(network: nn.Module, names: Sequence[str]) -> Iterator[Mapping[str, Any]]:
-    """While this lasts, a forward pass leaves here what the submodules `names` put out.
+    """While this lasts, a forward pass of this thread leaves here what the submodules `names` put out.
 
     Copies, because the module that comes next may write into its input, as activations do. A network that
     `torch.compile` has compiled runs uncompiled meanwhile: compiled code does not call the hooks of a later day. One
@@ -80,9 +86,13 @@ def listening(network: nn.Module, names: Sequence[str]) -> Iterator[Mapping[str,
     """
     heard: dict[str, Any] = {}
     modules = core(network)
+    # A teacher answers two threads at a time.
+    thread = threading.get_ident()
 
     def listener(name: str) -> Any:
         def hear(module: nn.Module, inputs: Any, output: Any) -> None:
+            if threading.get_ident() != thread:
+                return
             if name in heard:
                 raise TapError(f"{name} runs more than once in a forward pass: tap a module that runs once")
             heard[name] = output.clone() if isinstance(output, Tensor) else output
@@ -118,100 +128,53 @@ def features_of(network: nn.Module, lr: Tensor, taps: Sequence[str]) -> tuple[Te
     return sr, {tap: as_map(heard[name], len(lr), (height, width), tap) for tap, name in names.items()}
 
 
-def as_map(output: Any, batch: int, lr_size: tuple[int, int], tap: str) -> Tensor:
-    """What a module puts out -> (B,C,h,w) at LR size, in float32 at least; for the layouts see `layouts`.
-
-    What a network padded at the bottom and on the right, to less than twice the size, is cut off.
-    Errors: TapError for anything else.
-    """
-    if not isinstance(output, Tensor):
-        raise TapError(f"tap {tap}: puts out a {type(output).__name__}, expected one tensor: tap a module inside it")
-    found = layouts(output, batch, lr_size)
-    if not found:
-        raise TapError(
-            f"tap {tap}: puts out {tuple(output.shape)}, which is no map of {lr_size[0]}x{lr_size[1]} LR pixels for "
-            f"{batch} images: expected ({batch},C,h,w), ({batch},h,w,C) or ({batch},h*w,C), padded or not"
-        )
-    features = to_bchw(output, *found[0])[..., : lr_size[0], : lr_size[1]]
-    return features.to(torch.promote_types(features.dtype, torch.float32))
-
-
-def layouts(output: Tensor, batch: int, lr_size: tuple[int, int]) -> list[tuple[str, tuple[int, int]]]:
-    """The ways to read features as a map: ("BCHW", "BHWC" or "BLC", its (H,W)), the likeliest first.
-
-    Those without padding come before those with it.
-    """
-    if output.ndim not in (3, 4) or len(output) != batch:
-        return []
-    if output.ndim == 3:
-        windows = range(1, LARGEST_WINDOW + 1)
-        sizes = dict.fromkeys((_up(lr_size[0], window), _up(lr_size[1], window)) for window in windows)
-        readings = [("BLC", size) for size in sizes if size[0] * size[1] == output.shape[1]]
-    else:
-        _, a, b, c = output.shape
-        readings = [("BCHW", (b, c)), ("BHWC", (a, b))]
-    fitting = [(name, size) for name, size in readings if _is_padded(size, lr_size)]
-    fitting.sort(key=lambda reading: reading[1] != lr_size)
-    # Of several paddings with as many pixels nobody can tell which it was.
-    unsure = output.ndim == 3 and len(fitting) > 1 and fitting[0][1] != lr_size
-    return [] if unsure else fitting
-
-
-def to_bchw(output: Tensor, layout: str, size: tuple[int, int]) -> Tensor:
-    """Features in one of the `layouts` -> (B,C,H,W), uncut."""
-    if layout == "BLC":
-        return output.transpose(1, 2).unflatten(2, size)
-    return output if layout == "BCHW" else output.permute(0, 3, 1, 2)
-
-
-def from_bchw(features: Tensor, layout: str) -> Tensor:
-    """Undoes `to_bchw`."""
-    if layout == "BLC":
-        return features.flatten(2).transpose(1, 2)
-    return features if layout == "BCHW" else features.permute(0, 2, 3, 1)
-
-
 def check_taps(network: nn.Module, taps: Sequence[str], lr_size: tuple[int, int]) -> dict[str, tuple[int, int, int]]:
     """(C,h,w) of the features of each tap for LR images of `lr_size`, found out by one forward pass without gradients.
 
     Errors: TapError that lists taps that work.
     """
     names = {tap: resolve(network, tap) for tap in taps}
-    heard = _outputs(network, lr_size)
+
+    @cache
+    def outputs(lr_size: tuple[int, int]) -> Mapping[str, list[Any]]:
+        return _outputs(network, lr_size)
+
     try:
-        return {tap: _checked(network, heard, name, tap, lr_size) for tap, name in names.items()}
+        return {tap: _checked(outputs, name, tap, lr_size) for tap, name in names.items()}
     except TapError as error:
-        fitting = [name for name in heard if _fits(network, heard, name, lr_size)]
+        fitting = [name for name in outputs(lr_size) if _fits(outputs, name, lr_size)]
         # A network that pads a small image to twice its size or more has none.
         nearest = _abridged(_nearest_first(next(iter(names.values())), fitting))
         offered = f"Taps that work, the nearest first: {nearest}" if fitting else "No tap works: take a larger patch"
         raise TapError(f"{type(core(network)).__name__}, {error}. {offered}") from None
 
 
-def _checked(
-    network: nn.Module, heard: Mapping[str, list[Any]], name: str, tap: str, lr_size: tuple[int, int]
-) -> tuple[int, int, int]:
-    outputs = heard.get(name, [])
-    if len(outputs) != 1:
-        raise TapError(f"tap {tap}: runs {len(outputs)} times in a forward pass, expected once")
-    features = as_map(outputs[0], 2, lr_size, tap)
-    found = layouts(outputs[0], 2, lr_size)
+_OutputsFor = Callable[[tuple[int, int]], Mapping[str, list[Any]]]
+"""LR size -> what each submodule puts out."""
+
+
+def _checked(outputs: _OutputsFor, name: str, tap: str, lr_size: tuple[int, int]) -> tuple[int, int, int]:
+    runs = outputs(lr_size).get(name, [])
+    if len(runs) != 1:
+        raise TapError(f"tap {tap}: runs {len(runs)} times in a forward pass, expected once")
+    features = as_map(runs[0], 2, lr_size, tap)
+    found = layouts(runs[0], 2, lr_size)
     if len(found) > 1:
         # Which dimensions are space shows where another size is put in.
         other = (lr_size[0], 2 * lr_size[1])
-        wide = _outputs(network, other)[name][0]
-        sure = layouts(wide, 2, other)
+        sure = layouts(outputs(other)[name][0], 2, other)
         if not sure or sure[0][0] != found[0][0]:
             raise TapError(
-                f"tap {tap}: puts out {tuple(outputs[0].shape)}, where channels and pixels cannot be told apart: take "
+                f"tap {tap}: puts out {tuple(runs[0].shape)}, where channels and pixels cannot be told apart: take "
                 "another patch size"
             )
-    return tuple(features.shape[1:])  # type: ignore[return-value]
+    _, channels, height, width = features.shape
+    return channels, height, width
 
 
-def _fits(network: nn.Module, heard: Mapping[str, list[Any]], name: str, lr_size: tuple[int, int]) -> bool:
+def _fits(outputs: _OutputsFor, name: str, lr_size: tuple[int, int]) -> bool:
     try:
-        _checked(network, heard, name, name, lr_size)
+        _checked(outputs, name, name, lr_size)
     except TapError:
         return False
     return True
@@ -219,18 +182,19 @@ def _fits(network: nn.Module, heard: Mapping[str, list[Any]], name: str, lr_size
 
 @torch.no_grad()
 def _outputs(network: nn.Module, lr_size: tuple[int, int]) -> dict[str, list[Any]]:
-    """Name of each submodule -> what it puts out for two grey images, each time that it runs."""
+    """Name of each submodule -> what it puts out for two grey images, each time that it runs; tensors without data."""
     heard: dict[str, list[Any]] = {}
+
+    def listener(name: str) -> Any:
+        def hear(module: nn.Module, inputs: Any, output: Any) -> None:
+            shape_alone = torch.empty_like(output, device="meta") if isinstance(output, Tensor) else output
+            heard.setdefault(name, []).append(shape_alone)
+
+        return hear
+
     modes = [(module, module.training) for module in network.modules()]
-    handles = [
-        module.register_forward_hook(
-            # Shapes are all that is looked at.
-            lambda _module, _inputs, output, name=name: heard.setdefault(name, []).append(output)  # type: ignore[misc]
-        )
-        for name, module in core(network).named_modules()
-        if name
-    ]
     weight = next(network.parameters())
+    handles = [module.register_forward_hook(listener(name)) for name, module in core(network).named_modules() if name]
     try:
         network.eval()
         with _uncompiled(network):
@@ -243,20 +207,20 @@ def _outputs(network: nn.Module, lr_size: tuple[int, int]) -> dict[str, list[Any
     return heard
 
 
+def _wrappers_and_core(network: nn.Module) -> list[nn.Module]:
+    """From the outside in."""
+    found = [network]
+    while len(children := found[-1]._modules) == 1 and (name := next(iter(children))) in _WRAPPERS:
+        found.append(found[-1].get_submodule(name))
+    return found
+
+
 def _uncompiled(network: nn.Module) -> contextlib.AbstractContextManager[Any]:
     compiled = any(
-        hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
-        for module in network.modules()
+        "_orig_mod" in module._modules or module._compiled_call_impl is not None
+        for module in _wrappers_and_core(network)
     )
     return torch.compiler.set_stance("force_eager") if compiled else contextlib.nullcontext()
-
-
-def _up(size: int, multiple: int) -> int:
-    return size + -size % multiple
-
-
-def _is_padded(size: tuple[int, int], lr_size: tuple[int, int]) -> bool:
-    return all(of_lr <= side < 2 * of_lr for side, of_lr in zip(size, lr_size, strict=True))
 
 
 def _levels_text(network: nn.Module) -> str:
