@@ -95,10 +95,10 @@ class Tail(nn.Module):
         if gradient is None or not gradient.any():
             raise TapError(
                 f"tap {self.tap}: the image does not depend on its features, so nothing can be learned through it: tap "
-                f"one of {', '.join(blocks)}"
+                f"{', or '.join(blocks) or 'a module on the way to the image'}"
             )
 
 
 class _PassOn(nn.Module):
-    def forward(self, features: Tensor, *_: Any) -> Tensor:
+    def forward(self, features: Tensor, *_: Any, **__: Any) -> Tensor:
         return features
