@@ -136,7 +136,8 @@ def test_asha_lets_every_trial_reach_its_grace_and_then_stops_the_worse_ones() -
         assert asha.on_trial_result(None, good, {"step": step, "psnr_y": 30.0}) == TrialScheduler.CONTINUE
         decisions.append(asha.on_trial_result(None, bad, {"step": step, "psnr_y": 20.0}))
     assert decisions == [TrialScheduler.CONTINUE] * (len(decisions) - 1) + [TrialScheduler.STOP]
-    assert asha.on_trial_result(None, good, {"step": BASE.distil.steps, "psnr_y": 31.0}) == TrialScheduler.STOP
+    # It ends by itself, with its files written.
+    assert asha.on_trial_result(None, good, {"step": BASE.distil.steps, "psnr_y": 10.0}) == TrialScheduler.CONTINUE
 
 
 @given(st.integers(1, 1000), st.integers(1, 200), st.integers(0, 1000))

@@ -194,6 +194,9 @@ def test_asha_stops_trials_and_frees_what_they_had(sweeps: Sweeps) -> None:
     assert len(rows) == 6
     assert stopped
     assert all(int(row["step"]) < 40 for row in stopped)
+    done = [row["trial"] for row in rows.values() if row["status"] == "done"]
+    assert done
+    assert all((sweeps.folder / "asha" / "trials" / name / "student.safetensors").exists() for name in done)
     assert json.loads((sweeps.folder / "asha" / "cost.json").read_text())["trials"]["stopped"] == len(stopped)
 
 

@@ -169,7 +169,12 @@ class EarlyStopping(ASHAScheduler):
             grace_period=grace_steps,
             reduction_factor=reduction_factor,
         )
-        self._reports_of = reports_of
+        self._steps, self._reports_of = steps, reports_of
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        decision = super().on_trial_result(tune_controller, trial, result)
+        # Tune's own would end it over its last report, before it has written down what it trained.
+        return TrialScheduler.CONTINUE if result.get(STEP, 0) >= self._steps else decision
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         super().on_trial_add(tune_controller, trial)
