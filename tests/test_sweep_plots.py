@@ -9,7 +9,7 @@ import pytest
 from optuna.distributions import CategoricalDistribution
 from PIL import Image
 
-from mtkd_tune.plots import IMPORTANCE, PARALLEL, draw, importances, scored, study_of, why_not
+from mtkd_tune.plots import IMPORTANCE, PARALLEL, draw, evaluator, scored, study_of, why_not
 from mtkd_tune.rows import TrialRow
 from tests.trial_rows import SPACE, row
 
@@ -56,7 +56,7 @@ def test_a_list_is_told_as_it_was_drawn() -> None:
 
 
 def test_what_the_score_depends_on_is_the_most_important() -> None:
-    shares = importances(study_of(_sweep(), SPACE))
+    shares = optuna.importance.get_param_importances(study_of(_sweep(), SPACE), evaluator=evaluator())
     assert sum(shares.values()) == pytest.approx(1)
     assert shares["distil.learning_rate"] > shares["loss.levels"]
 

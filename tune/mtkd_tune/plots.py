@@ -61,11 +61,6 @@ def study_of(rows: Sequence[TrialRow], distributions: Mapping[str, BaseDistribut
     return study
 
 
-def importances(study: optuna.Study) -> dict[str, float]:
-    """Name -> share of importance, all together 1."""
-    return optuna.importance.get_param_importances(study, evaluator=_evaluator())
-
-
 def draw(rows: Sequence[TrialRow], distributions: Mapping[str, BaseDistribution], folder: Path) -> list[Path]:
     """Writes both PNGs into `folder`; ask `why_not` first."""
     import matplotlib
@@ -85,7 +80,7 @@ def draw(rows: Sequence[TrialRow], distributions: Mapping[str, BaseDistribution]
 def _importance(study: optuna.Study, path: Path) -> Path:
     from optuna.visualization.matplotlib import plot_param_importances
 
-    axes = plot_param_importances(study, evaluator=_evaluator(), target_name="PSNR-Y")
+    axes = plot_param_importances(study, evaluator=evaluator(), target_name="PSNR-Y")
     axes.set_title(f"What the scores of {len(study.trials)} trials depend on", loc="left", fontsize=11)
     axes.set_xlabel("importance: share of the variance of PSNR-Y (fANOVA)")
     axes.set_ylabel("")
@@ -128,5 +123,6 @@ def _save(axes: Any, path: Path, inches: tuple[float, float]) -> Path:
     return path
 
 
-def _evaluator() -> optuna.importance.FanovaImportanceEvaluator:
+def evaluator() -> optuna.importance.FanovaImportanceEvaluator:
+    """How importance is found; the same every time. See the top of this file."""
     return optuna.importance.FanovaImportanceEvaluator(seed=0)
