@@ -22,7 +22,7 @@ from benchmarks.results_table import Table
 from mtkd_dist.config.tree import TrainingConfig
 from mtkd_dist.data import Photo, Plan, build_store, demo_photos
 from mtkd_dist.data.teacher_outputs import total_bytes
-from mtkd_dist.methods import MTKD, Batch, Method, Supervised, TeacherImages
+from mtkd_dist.methods import MTKD, Batch, Crops, Method, Supervised, TeacherImages
 from mtkd_dist.models import aggregator_metadata, build_aggregator, build_network, digest_file, save_network
 from mtkd_dist.pools.evaluate import Merged
 from mtkd_dist.pools.placement import Resources
@@ -53,7 +53,7 @@ class AloneWithMTKDsLoss(MTKD):
     def loss(self, student: torch.nn.Module, batch: Batch) -> object:  # type: ignore[override]
         return super().loss(student, dataclasses.replace(batch, signals={"aggregate": batch.hr}))
 
-    def teach(self, lr: Tensor, networks: TeacherImages) -> dict[str, Tensor]:
+    def teach(self, crops: Crops, networks: TeacherImages) -> dict[str, Tensor]:
         return {}
 
 

@@ -21,7 +21,7 @@ from benchmarks.results_table import Table
 from mtkd_dist.config.shares import PoolShares
 from mtkd_dist.config.tree import LinkConfig, TrainingConfig
 from mtkd_dist.data import ImageStore, Photo, Plan, build_store, demo_photos
-from mtkd_dist.methods import Aggregation, Batch, FrozenNetworks, Losses
+from mtkd_dist.methods import Aggregation, Batch, Crops, FrozenNetworks, Losses
 from mtkd_dist.pools.placement import Layout, PoolSize
 from mtkd_dist.pools.split import Costs, Devices, Split, Step, forecast
 from mtkd_dist.pools.teacher_worker import TeacherJob
@@ -45,9 +45,9 @@ class Waits(Aggregation):
     teacher_seconds: float = 0.0
     student_seconds: float = 0.0
 
-    def teach(self, lr: Tensor, networks: FrozenNetworks) -> dict[str, Tensor]:
-        time.sleep(self.teacher_seconds * len(lr))
-        return {"image": nn.functional.interpolate(lr, scale_factor=SCALE)}
+    def teach(self, crops: Crops, networks: FrozenNetworks) -> dict[str, Tensor]:
+        time.sleep(self.teacher_seconds * len(crops.lr))
+        return {"image": nn.functional.interpolate(crops.lr, scale_factor=SCALE)}
 
     def loss(self, student: nn.Module, batch: Batch) -> Losses:
         time.sleep(self.student_seconds * len(batch.lr))

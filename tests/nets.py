@@ -18,7 +18,7 @@ from torch.nn.functional import l1_loss
 
 from mtkd_dist.config.tree import TrainingConfig
 from mtkd_dist.data import ImageStore, Photo, Plan, build_store
-from mtkd_dist.methods import Aggregation, Batch, Losses, Method, Supervised
+from mtkd_dist.methods import Aggregation, Batch, Crops, Losses, Method, Supervised
 from mtkd_dist.models import (
     aggregator_metadata,
     build_aggregator,
@@ -219,3 +219,8 @@ class Nearest(nn.Module):
 
     def forward(self, lr: Tensor) -> Tensor:
         return self.gain * nn.functional.interpolate(lr, scale_factor=self.scale, mode="nearest")
+
+
+def crops_at(lr: Tensor) -> Crops:
+    """For methods whose teachers look at LR alone."""
+    return Crops(lr, lr.new_empty(0))

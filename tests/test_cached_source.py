@@ -14,7 +14,7 @@ from torch import Tensor
 from mtkd_dist.config.tree import TeacherPrecision
 from mtkd_dist.data import Plan, Sample
 from mtkd_dist.data.store import crop
-from mtkd_dist.methods import MTKD, Aggregation, Batch, FrozenNetworks, NeedsNetworks, Supervised, images_asked
+from mtkd_dist.methods import MTKD, Aggregation, Batch, Crops, FrozenNetworks, NeedsNetworks, Supervised, images_asked
 from mtkd_dist.models import digest_file, load_network, save_network
 from mtkd_dist.models.tiling import enlarge
 from mtkd_dist.pools.evaluate import Merged
@@ -34,8 +34,8 @@ class Features(Supervised):
 
     needs_teachers: bool = True
 
-    def teach(self, lr: Tensor, networks: FrozenNetworks) -> dict[str, Tensor]:
-        return {name: teacher(lr) for name, teacher in networks.teachers.items()}
+    def teach(self, crops: Crops, networks: FrozenNetworks) -> dict[str, Tensor]:
+        return {name: teacher(crops.lr) for name, teacher in networks.teachers.items()}
 
 
 class Rendered:

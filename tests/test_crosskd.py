@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mtkd_dist.config.tree import TrainingConfig
-from mtkd_dist.methods import Batch, FrozenNetworks, Method
+from mtkd_dist.methods import Batch, Crops, FrozenNetworks, Method
 from mtkd_dist.methods.adapters import StudentWithAdapters, shipped
 from mtkd_dist.methods.crosskd import CrossKD
 from mtkd_dist.methods.feature_maps import TapError
@@ -44,7 +44,7 @@ def batch_for(teachers: dict[str, nn.Module], side: int = 8, dtype: torch.dtype 
     torch.manual_seed(2)
     lr, hr = torch.rand(2, 3, side, side, dtype=dtype), torch.rand(2, 3, 2 * side, 2 * side, dtype=dtype)
     with torch.no_grad():
-        return Batch(lr, hr, CrossKD().teach(lr, FrozenNetworks(teachers)))
+        return Batch(lr, hr, CrossKD().teach(Crops(lr, hr), FrozenNetworks(teachers)))
 
 
 @pytest.mark.parametrize("text", FAMILIES)

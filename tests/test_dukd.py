@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from mtkd_dist.data import bicubic_downscale
-from mtkd_dist.methods import Batch, FrozenNetworks
-from mtkd_dist.methods.dukd import DUKD, Crops, alterations, zoom_in, zoom_out
+from mtkd_dist.methods import Batch, Crops, FrozenNetworks
+from mtkd_dist.methods.dukd import DUKD, alterations, zoom_in, zoom_out
 from mtkd_dist.methods.invertible import OPERATIONS, augment, undo
 from mtkd_dist.models import build_network
 from tests.nets import Nearest

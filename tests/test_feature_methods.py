@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mtkd_dist.methods import Batch, FrozenNetworks, Method
+from mtkd_dist.methods import Batch, Crops, FrozenNetworks, Method
 from mtkd_dist.methods.affinity import FeatureAffinity, affinity_l1, normalised
 from mtkd_dist.methods.asked import NeedsNetworks, images_asked
 from mtkd_dist.methods.attention import AttentionTransfer, attention_map
@@ -18,6 +18,7 @@ from mtkd_dist.methods.featured import Featured
 from mtkd_dist.methods.taps import features_of
 from mtkd_dist.models import build_network
 from mtkd_dist.pools.wire import pack, unpack
+from tests.nets import crops_at
 
 METHODS = [AttentionTransfer(), FeatureAffinity()]
 
@@ -33,7 +34,7 @@ def networks() -> tuple[nn.Module, FrozenNetworks]:
 def batch_for(method: Method, teachers: FrozenNetworks, side: int = 8) -> Batch:
     lr, hr = torch.rand(2, 3, side, side).double(), torch.rand(2, 3, 2 * side, 2 * side).double()
     with torch.no_grad():
-        return Batch(lr, hr, method.teach(lr, teachers))
+        return Batch(lr, hr, method.teach(Crops(lr, hr), teachers))
 
 
 def whole_affinity_l1(student: Tensor, teacher: Tensor) -> Tensor:
@@ -170,7 +171,7 @@ def test_the_gradient_of_the_feature_term_reaches_the_student(method: Featured, 
 def test_nothing_of_a_teacher_gets_a_gradient(method: Featured) -> None:
     _, teachers = networks()
     with torch.no_grad():
-        signals = method.teach(torch.rand(1, 3, 8, 8).double(), teachers)
+        signals = method.teach(crops_at(torch.rand(1, 3, 8, 8).double()), teachers)
     assert not any(signal.requires_grad for signal in signals.values())
 
 
@@ -182,7 +183,7 @@ def test_both_halves_across_the_link_give_the_loss_of_one_process(method: Featur
         teacher.float()
     lr, hr = torch.rand(2, 3, 8, 8), torch.rand(2, 3, 16, 16)
     with torch.no_grad():
-        signals = method.teach(lr, teachers)
+        signals = method.teach(Crops(lr, hr), teachers)
     for wire, tolerance in (("float32", 0.0), ("float16", 1e-3)):
         sent = {name: unpack([array], lr.device) for name, array in pack(signals, wire).items()}  # type: ignore[arg-type]
         here, there = (method.loss(student, Batch(lr, hr, s)).total.item() for s in (signals, sent))
@@ -192,7 +193,9 @@ def test_both_halves_across_the_link_give_the_loss_of_one_process(method: Featur
 def test_what_travels_is_a_map_for_each_teacher_and_tap_in_at_and_the_features_in_fakd() -> None:
     _, teachers = networks()
     lr = torch.rand(2, 3, 8, 8).double()
-    shapes = [{name: tuple(s.shape[1:]) for name, s in method.teach(lr, teachers).items()} for method in METHODS]
+    shapes = [
+        {name: tuple(s.shape[1:]) for name, s in method.teach(crops_at(lr), teachers).items()} for method in METHODS
+    ]
     assert shapes[0] == {"teachers": (2, 3, 16, 16), "attention": (2, 3, 8, 8)}
     features = {f"features_{n}_{k}": (width, 8, 8) for n, width in enumerate((16, 6)) for k in range(3)}
     assert shapes[1] == {"teachers": (2, 3, 16, 16), **features}

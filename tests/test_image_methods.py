@@ -17,6 +17,7 @@ from mtkd_dist.config.tree import Config, Distance, WireDtype
 from mtkd_dist.methods import (
     MTKD,
     Batch,
+    Crops,
     FrozenNetworks,
     Losses,
     MeanOfTeachers,
@@ -30,7 +31,7 @@ from mtkd_dist.methods import (
 from mtkd_dist.methods.compared import Compared
 from mtkd_dist.pools.wire import pack, sample_bytes, size_bytes, unpack
 from mtkd_dist.stages.distil_method import distil_method
-from tests.nets import Nearest
+from tests.nets import Nearest, crops_at
 
 
 class Given(nn.Module):
@@ -71,7 +72,7 @@ def images(*shape: int, seed: int = 0) -> Tensor:
 def loss_of(method: Method, networks: FrozenNetworks = THREE) -> tuple[Losses, Tensor, Batch]:
     """Both halves in one process, in float64; with the student's image and what it was compared with."""
     lr, hr, sr = images(2, 3, 4, 4, seed=1), images(2, 3, 8, 8, seed=2), images(2, 3, 8, 8, seed=3)
-    batch = Batch(lr, hr, method.teach(lr, networks))
+    batch = Batch(lr, hr, method.teach(Crops(lr, hr), networks))
     return method.loss(Given(sr), batch), sr, batch
 
 
@@ -146,7 +147,7 @@ def test_scratch_learns_from_the_truth_alone() -> None:
 @pytest.mark.parametrize("method", METHODS, ids=repr)
 def test_the_gradient_of_every_loss_is_that_of_its_value(method: Method) -> None:
     lr, sr = images(1, 1, 4, 4, seed=1), images(1, 1, 8, 8, seed=3).requires_grad_()
-    batch = Batch(lr, images(1, 1, 8, 8, seed=2), method.teach(lr, THREE))
+    batch = Batch(lr, images(1, 1, 8, 8, seed=2), method.teach(crops_at(lr), THREE))
     assert torch.autograd.gradcheck(lambda image: method.loss(Given(image), batch).total, sr)
 
 
@@ -156,7 +157,7 @@ def test_both_halves_with_the_wire_between_them_give_the_loss_of_one_process(
     method: Method, wire: WireDtype, error: float
 ) -> None:
     lr, hr, sr = (images(2, 3, side, side, seed=side).float() for side in (4, 8, 8))
-    signals = method.teach(lr, THREE)
+    signals = method.teach(Crops(lr, hr), THREE)
     sent = {name: unpack([array], torch.device("cpu")) for name, array in pack(signals, wire).items()}
     here, there = (method.loss(Given(sr), Batch(lr, hr, its)).total.item() for its in (signals, sent))
     # Errors of the wavelet's four bands add up, and teachers may weigh more than 1.
@@ -182,7 +183,7 @@ def test_the_teachers_of_which_images_travel_are_those_that_the_method_needs() -
 @pytest.mark.parametrize("wire", ["float32", "float16", "uint8"])
 def test_the_bytes_that_are_promised_are_those_of_an_answer(method: Method, wire: WireDtype) -> None:
     lr, hr = np.zeros((1, 3, 4, 4), np.uint8), np.zeros((1, 3, 8, 8), np.uint8)
-    signals = pack(method.teach(torch.rand(1, 3, 4, 4), THREE), wire)
+    signals = pack(method.teach(crops_at(torch.rand(1, 3, 4, 4)), THREE), wire)
     assert size_bytes({"lr": lr, "hr": hr, "signals": signals}) == sample_bytes(
         4, 2, values_sent(method, 3, 2, 4), wire
     )

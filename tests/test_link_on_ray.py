@@ -22,7 +22,7 @@ import torch
 from ray.exceptions import RayTaskError
 
 from mtkd_dist.config.tree import LinkConfig, OnDeadly
-from mtkd_dist.methods import Aggregation, Batch, FrozenNetworks
+from mtkd_dist.methods import Aggregation, Batch, Crops, FrozenNetworks
 from mtkd_dist.pools.board import BoardActor
 from mtkd_dist.pools.link import LinkError
 from mtkd_dist.pools.placement import Layout, PoolSize
@@ -48,9 +48,9 @@ class FaultyOnce(Aggregation):
 
     folder: Path = Path()
 
-    def teach(self, lr: torch.Tensor, networks: FrozenNetworks) -> dict[str, torch.Tensor]:
+    def teach(self, crops: Crops, networks: FrozenNetworks) -> dict[str, torch.Tensor]:
         (self.folder / f"pid-{os.getpid()}").touch()
-        signals = super().teach(lr, networks)
+        signals = super().teach(crops, networks)
         if self._told_to("die"):
             os._exit(1)
         if self._told_to("hang"):
@@ -77,10 +77,10 @@ class DiesOf(Aggregation):
     lr: bytes = b""
     """Its crop as uint8."""
 
-    def teach(self, lr: torch.Tensor, networks: FrozenNetworks) -> dict[str, torch.Tensor]:
-        if any((image * 255).round().byte().cpu().numpy().tobytes() == self.lr for image in lr):
+    def teach(self, crops: Crops, networks: FrozenNetworks) -> dict[str, torch.Tensor]:
+        if any((image * 255).round().byte().cpu().numpy().tobytes() == self.lr for image in crops.lr):
             os._exit(1)
-        return super().teach(lr, networks)
+        return super().teach(crops, networks)
 
 
 class Bench:
@@ -329,9 +329,9 @@ def test_a_node_that_is_lost_with_its_teacher_and_waiting_answers_costs_seconds(
 class Unhurried(Aggregation):
     """Slow enough that there is time to kill something."""
 
-    def teach(self, lr: torch.Tensor, networks: FrozenNetworks) -> dict[str, torch.Tensor]:
+    def teach(self, crops: Crops, networks: FrozenNetworks) -> dict[str, torch.Tensor]:
         time.sleep(0.04)
-        return super().teach(lr, networks)
+        return super().teach(crops, networks)
 
 
 @dataclasses.dataclass

@@ -11,7 +11,7 @@ from torch import nn
 
 from mtkd_dist.methods import MTKD, Aggregation, Batch, FrozenNetworks, Method, Supervised
 from mtkd_kernels import haar_l1_loss
-from tests.nets import Nearest
+from tests.nets import Nearest, crops_at
 
 
 class MeanOf(nn.Module):
@@ -29,12 +29,12 @@ def test_every_method_has_both_halves(method: object) -> None:
 
 def test_training_on_the_truth_needs_no_teachers() -> None:
     assert not Supervised().needs_teachers
-    assert Supervised().teach(torch.rand(1, 3, 4, 4), NETWORKS) == {}
+    assert Supervised().teach(crops_at(torch.rand(1, 3, 4, 4)), NETWORKS) == {}
 
 
 def test_the_aggregator_in_training_gets_the_image_of_every_teacher_in_their_order() -> None:
     lr = torch.rand(2, 3, 4, 4)
-    stack = Aggregation().teach(lr, NETWORKS)["teachers"]
+    stack = Aggregation().teach(crops_at(lr), NETWORKS)["teachers"]
     assert stack.shape == (2, 2, 3, 8, 8)
     assert torch.equal(stack[:, 1], 3.0 * stack[:, 0])
 
@@ -46,13 +46,13 @@ def test_the_aggregators_loss_is_l1_to_the_truth() -> None:
 
 
 def test_one_image_travels_where_the_aggregator_is_frozen() -> None:
-    signals = MTKD().teach(torch.rand(2, 3, 4, 4), NETWORKS)
+    signals = MTKD().teach(crops_at(torch.rand(2, 3, 4, 4)), NETWORKS)
     assert {name: tuple(signal.shape) for name, signal in signals.items()} == {"aggregate": (2, 3, 8, 8)}
 
 
 def test_mtkd_without_an_aggregator_says_what_makes_one() -> None:
     with pytest.raises(ValueError, match="aggregate stage"):
-        MTKD().teach(torch.rand(1, 3, 4, 4), FrozenNetworks({"a": Nearest(2)}))
+        MTKD().teach(crops_at(torch.rand(1, 3, 4, 4)), FrozenNetworks({"a": Nearest(2)}))
 
 
 def test_mtkds_loss_is_the_wavelet_loss_to_the_aggregate_and_a_tenth_of_l1_to_the_truth() -> None:

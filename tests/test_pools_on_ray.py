@@ -15,7 +15,7 @@ import torch
 from ray.exceptions import RayTaskError
 
 from mtkd_dist.config.tree import LinkConfig
-from mtkd_dist.methods import Aggregation, Batch, Losses, Supervised
+from mtkd_dist.methods import Aggregation, Batch, Crops, Losses, Supervised
 from mtkd_dist.pools.board import BoardActor
 from mtkd_dist.pools.errors import TrainingFailed
 from mtkd_dist.pools.placement import Layout, PoolSize
@@ -144,7 +144,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_without_further_attempts(tmp_pat
 
 @dataclasses.dataclass(frozen=True)
 class _BrokenTeaching(Aggregation):
-    def teach(self, lr: torch.Tensor, networks: object) -> dict[str, torch.Tensor]:
+    def teach(self, crops: Crops, networks: object) -> dict[str, torch.Tensor]:
         raise RuntimeError("the lamp is out")
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 
-from mtkd_dist.methods import MTKD, Aggregation, FrozenNetworks
+from mtkd_dist.methods import MTKD, Aggregation, Crops, FrozenNetworks
 from mtkd_dist.models import digest_file
 from mtkd_dist.pools import teacher_worker
 from mtkd_dist.pools.patience import FIRST
@@ -161,7 +161,7 @@ def test_a_job_whose_images_are_others_by_now_is_refused(job: TeacherJob) -> Non
 
 @dataclasses.dataclass(frozen=True)
 class Broken(Aggregation):
-    def teach(self, lr: torch.Tensor, networks: Any) -> dict[str, torch.Tensor]:
+    def teach(self, crops: Crops, networks: Any) -> dict[str, torch.Tensor]:
         raise RuntimeError("the lamp is out")
 
 
@@ -190,10 +190,10 @@ class Gated(Aggregation):
     at_work = threading.Semaphore(0)
     gate = threading.Event()
 
-    def teach(self, lr: torch.Tensor, networks: FrozenNetworks) -> dict[str, torch.Tensor]:
+    def teach(self, crops: Crops, networks: FrozenNetworks) -> dict[str, torch.Tensor]:
         Gated.at_work.release()
         assert Gated.gate.wait(30)
-        return super().teach(lr, networks)
+        return super().teach(crops, networks)
 
 
 def test_what_is_asked_alone_waits_for_the_others_and_they_for_it(job: TeacherJob) -> None:

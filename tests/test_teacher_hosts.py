@@ -19,7 +19,7 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from mtkd_dist.config.tree import LinkConfig
-from mtkd_dist.methods import MTKD, Aggregation, Batch, FrozenNetworks
+from mtkd_dist.methods import MTKD, Aggregation, Batch, Crops, FrozenNetworks
 from mtkd_dist.pools.board import BoardActor
 from mtkd_dist.pools.device import use_threads
 from mtkd_dist.pools.link import LinkError
@@ -47,10 +47,10 @@ class Slow:
 
     folder: Path = Path()
 
-    def teach(self, lr: torch.Tensor, networks: FrozenNetworks) -> dict[str, torch.Tensor]:
+    def teach(self, crops: Crops, networks: FrozenNetworks) -> dict[str, torch.Tensor]:
         (self.folder / f"pid-{os.getpid()}").touch()
         time.sleep(0.02)
-        return super().teach(lr, networks)  # type: ignore[misc]
+        return super().teach(crops, networks)  # type: ignore[misc]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +65,7 @@ class NotedMTKD(Slow, MTKD):
 
 @dataclasses.dataclass(frozen=True)
 class Dark(Aggregation):
-    def teach(self, lr: torch.Tensor, networks: FrozenNetworks) -> dict[str, torch.Tensor]:
+    def teach(self, crops: Crops, networks: FrozenNetworks) -> dict[str, torch.Tensor]:
         raise RuntimeError("the lamp is out")
 
 
@@ -75,21 +75,21 @@ class DiesOf(Aggregation):
 
     lr: bytes = b""
 
-    def teach(self, lr: torch.Tensor, networks: FrozenNetworks) -> dict[str, torch.Tensor]:
-        if any((image * 255).round().byte().numpy().tobytes() == self.lr for image in lr):
+    def teach(self, crops: Crops, networks: FrozenNetworks) -> dict[str, torch.Tensor]:
+        if any((image * 255).round().byte().numpy().tobytes() == self.lr for image in crops.lr):
             os._exit(1)
-        return super().teach(lr, networks)
+        return super().teach(crops, networks)
 
 
 @dataclasses.dataclass(frozen=True)
 class HangsOnce(Aggregation):
     flag: Path = Path()
 
-    def teach(self, lr: torch.Tensor, networks: FrozenNetworks) -> dict[str, torch.Tensor]:
+    def teach(self, crops: Crops, networks: FrozenNetworks) -> dict[str, torch.Tensor]:
         with contextlib.suppress(FileNotFoundError):
             self.flag.unlink()
             time.sleep(3600)
-        return super().teach(lr, networks)
+        return super().teach(crops, networks)
 
 
 @ray.remote

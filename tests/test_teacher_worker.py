@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from mtkd_dist.methods import MTKD, Aggregation, FrozenNetworks
+from mtkd_dist.methods import MTKD, Aggregation, Crops, FrozenNetworks
 from mtkd_dist.models import digest_file, load_network
 from mtkd_dist.pools.teacher_worker import TeacherJob, TeacherWorker
 from tests.nets import make_aggregator, make_store, make_teacher_job
@@ -121,5 +121,5 @@ def test_a_signal_must_have_a_row_for_each_sample(job: TeacherJob) -> None:
 
 
 class _OneRowTooFew(Aggregation):
-    def teach(self, lr: torch.Tensor, networks: FrozenNetworks) -> dict[str, torch.Tensor]:
-        return {name: signal[1:] for name, signal in super().teach(lr, networks).items()}
+    def teach(self, crops: Crops, networks: FrozenNetworks) -> dict[str, torch.Tensor]:
+        return {name: signal[1:] for name, signal in super().teach(crops, networks).items()}

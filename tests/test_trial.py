@@ -26,7 +26,7 @@ from mtkd_dist.config.presets import PRESETS
 from mtkd_dist.config.tree import AnswersConfig, Config, LinkConfig, MethodName, TrainingConfig
 from mtkd_dist.data import ImageStore
 from mtkd_dist.data.teacher_outputs import folder_bytes
-from mtkd_dist.methods import Batch
+from mtkd_dist.methods import Batch, Crops
 from mtkd_dist.models import build_aggregator, build_network, digest_file, read_metadata
 from mtkd_dist.pools.placement import PoolSize, Resources
 from mtkd_dist.pools.render import Renderer, Rendering
@@ -122,7 +122,8 @@ class Answered(LocalSource):
 
     def fetch(self, step: int) -> Batch:
         batch = super().fetch(step)
-        return dataclasses.replace(batch, signals=self._method.teach(batch.lr, self._networks))
+        crops = Crops(batch.lr, batch.hr, batch.checks)
+        return dataclasses.replace(batch, signals=self._method.teach(crops, self._networks))
 
 
 class Killed(BaseException):

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Scale = Literal[2, 3, 4]
-MethodName = Literal["mtkd", "mean", "kd", "scratch"]
+MethodName = Literal["mtkd", "mean", "kd", "at", "fakd", "dukd", "crosskd", "scratch"]
 Distance = Literal["wavelet", "l1", "charbonnier"]
 WireDtype = Literal["float16", "float32", "uint8"]
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -102,6 +102,66 @@ class KDConfig:
 
 
 @dataclass(frozen=True)
+class ATConfig:
+    """The student half of at: that of kd + attention_weight x L1 between attention maps of student and teachers."""
+
+    taps: list[str] = field(default_factory=lambda: ["early", "middle", "late"])
+    """Submodules of the student whose features are compared, by name; early, middle and late are short for the last
+    blocks of the thirds of any network's body."""
+    teacher_taps: list[str] = field(default_factory=list)
+    """Submodules of every teacher that they are compared with, in pairs; default: those of the same names."""
+    hr_weight: float = 1.0
+    """Weight of the L1 distance between student and high-resolution truth."""
+    teacher_weight: float = 1.0
+    """Weight of the mean L1 distance between student and teachers."""
+    attention_weight: float = 10.0
+    """Weight of the distance between attention maps, summed over taps; a mean over teachers."""
+
+
+@dataclass(frozen=True)
+class FAKDConfig:
+    """The student half of fakd: that of kd + affinity_weight x L1 between affinities of pixels."""
+
+    taps: list[str] = field(default_factory=lambda: ["early", "middle", "late"])
+    """As at.taps."""
+    teacher_taps: list[str] = field(default_factory=list)
+    """As at.teacher_taps."""
+    hr_weight: float = 0.5
+    """Weight of the L1 distance between student and high-resolution truth."""
+    teacher_weight: float = 0.5
+    """Weight of the mean L1 distance between student and teachers."""
+    affinity_weight: float = 10.0
+    """Weight of the distance between affinities, summed over taps; a mean over teachers."""
+
+
+@dataclass(frozen=True)
+class DUKDConfig:
+    """The student half of dukd: three questions for each crop, and answers that do not depend on how it is shown."""
+
+    hr_weight: float = 5.0
+    """Weight of the L1 distances to the truth."""
+    teacher_weight: float = 1.0
+    """Weight of the mean L1 distances to the teachers."""
+    alter: float = 0.3
+    """Probability of each alteration of what the student sees (inverted, mirrored, turned over, transposed)."""
+
+
+@dataclass(frozen=True)
+class CrossKDConfig:
+    """The student half of crosskd: L1 to the truth + cross_weight x L1 of the teachers' tails on the student's
+    features to the teachers' images."""
+
+    tap: str = "middle"
+    """Submodule of the student whose features go on into the teachers; see at.taps."""
+    teacher_tap: str = ""
+    """Submodule of every teacher in whose place they come; default: the one of the same name."""
+    hr_weight: float = 1.0
+    """Weight of the L1 distance between student and high-resolution truth."""
+    cross_weight: float = 1.0
+    """Weight of the mean distance through the teachers."""
+
+
+@dataclass(frozen=True)
 class LinkConfig:
     """The bounded queue between teacher pool and student pool."""
 
@@ -173,7 +233,9 @@ class Config:
     """Folders of photographs to score on (FOLDER or NAME=FOLDER); `demo`: held-out photographs of scikit-image."""
     method: MethodName = "mtkd"
     """How the student learns: mtkd (from the aggregated image), mean (the same from the plain average of the teachers),
-    kd (from the truth and each teacher's image), scratch (from the truth alone; teachers are not used)."""
+    kd (from the truth and each teacher's image), at (kd, and where the teachers look), fakd (kd, and which pixels are
+    alike for them), dukd (kd on upcycled crops too), crosskd (the teachers' last layers judge its features), scratch
+    (from the truth alone; teachers are not used)."""
     teachers: list[str] = field(default_factory=lambda: ["edsr", "rcan", "swinir"])
     """Checkpoint files (FILE or FILE:name=X,input_range=255) or networks to train first (NAME or NAME:width=64)."""
     student: str = "edsr-baseline"
@@ -209,6 +271,10 @@ class Config:
     distil: TrainingConfig = field(default_factory=TrainingConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     kd: KDConfig = field(default_factory=KDConfig)
+    at: ATConfig = field(default_factory=ATConfig)
+    fakd: FAKDConfig = field(default_factory=FAKDConfig)
+    dukd: DUKDConfig = field(default_factory=DUKDConfig)
+    crosskd: CrossKDConfig = field(default_factory=CrossKDConfig)
     link: LinkConfig = field(default_factory=LinkConfig)
     answers: AnswersConfig = field(default_factory=AnswersConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)

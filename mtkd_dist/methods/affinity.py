@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from mtkd_dist.methods.base import Batch, FrozenNetworks, Losses
+from mtkd_dist.methods.base import Batch, Crops, FrozenNetworks, Losses
 from mtkd_dist.methods.featured import Featured
 
 BLOCK_ENTRIES = 1 << 22
@@ -85,9 +85,9 @@ class FeatureAffinity(Featured):
     teacher_weight: float = 0.5
     affinity_weight: float = 10.0
 
-    def teach(self, lr: Tensor, networks: FrozenNetworks) -> dict[str, Tensor]:
+    def teach(self, crops: Crops, networks: FrozenNetworks) -> dict[str, Tensor]:
         """ "teachers" (B,N,3,H,W) and, of teacher n and tap k, "features_n_k" (B,C,h,w): widths differ."""
-        images, features = self.ask(lr, networks)
+        images, features = self.ask(crops.lr, networks)
         named = {
             f"features_{n}_{k}": normalised(of_tap)
             for n, of_teacher in enumerate(features)

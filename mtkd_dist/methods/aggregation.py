@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn.functional import l1_loss
 
-from mtkd_dist.methods.base import Batch, Losses, TeacherImages
+from mtkd_dist.methods.base import Batch, Crops, Losses, TeacherImages
 
 
 @dataclass(frozen=True)
@@ -16,8 +16,8 @@ class Aggregation:
 
     needs_teachers: bool = True
 
-    def teach(self, lr: Tensor, networks: TeacherImages) -> dict[str, Tensor]:
-        return {"teachers": networks.teacher_images(lr)}
+    def teach(self, crops: Crops, networks: TeacherImages) -> dict[str, Tensor]:
+        return {"teachers": networks.teacher_images(crops.lr)}
 
     def loss(self, student: nn.Module, batch: Batch) -> Losses:
         loss = l1_loss(student(batch.signals["teachers"]), batch.hr)

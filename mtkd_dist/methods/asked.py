@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from mtkd_dist.methods.base import Method
+from mtkd_dist.methods.base import Crops, Method
 
 Asked = Literal["teachers", "aggregate"]
 
@@ -22,7 +22,7 @@ def images_asked(method: Method, num_teachers: int, scale: int) -> frozenset[Ask
     Errors: NeedsNetworks where it asks for anything else, such as the networks themselves.
     """
     listener = _Listener(type(method).__name__, num_teachers, scale)
-    method.teach(torch.zeros(1, 3, 16, 16), listener)  # type: ignore[arg-type]
+    method.teach(_black_crops(16, scale), listener)  # type: ignore[arg-type]
     return frozenset(listener.asked)
 
 
@@ -32,8 +32,13 @@ def values_sent(method: Method, num_teachers: int, scale: int, patch: int) -> in
     Errors: NeedsNetworks where the teacher half asks for more than images.
     """
     listener = _Listener(type(method).__name__, num_teachers, scale)
-    signals = method.teach(torch.zeros(1, 3, patch, patch, device="meta"), listener)  # type: ignore[arg-type]
+    signals = method.teach(_black_crops(patch, scale, "meta"), listener)  # type: ignore[arg-type]
     return sum(signal.numel() for signal in signals.values())
+
+
+def _black_crops(patch: int, scale: int, device: str = "cpu") -> Crops:
+    lr, hr = (torch.zeros(1, 3, side, side, device=device) for side in (patch, scale * patch))
+    return Crops(lr, hr, (0,))
 
 
 class _Listener:

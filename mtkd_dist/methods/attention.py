@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import l1_loss
 
-from mtkd_dist.methods.base import Batch, FrozenNetworks, Losses
+from mtkd_dist.methods.base import Batch, Crops, FrozenNetworks, Losses
 from mtkd_dist.methods.featured import Featured
 
 
@@ -29,9 +29,9 @@ class AttentionTransfer(Featured):
 
     attention_weight: float = 10.0
 
-    def teach(self, lr: Tensor, networks: FrozenNetworks) -> dict[str, Tensor]:
+    def teach(self, crops: Crops, networks: FrozenNetworks) -> dict[str, Tensor]:
         """ "teachers" (B,N,3,H,W) and "attention" (B,N,taps,h,w)."""
-        images, features = self.ask(lr, networks)
+        images, features = self.ask(crops.lr, networks)
         maps = [torch.stack([attention_map(of_tap) for of_tap in of_teacher], dim=1) for of_teacher in features]
         return {"teachers": images, "attention": torch.stack(maps, dim=1)}
 

@@ -48,6 +48,17 @@ class FrozenNetworks:
         return image
 
 
+class Crops(NamedTuple):
+    """What both halves of a method know of its samples. Both float32; images in [0,1]."""
+
+    lr: Tensor
+    """(B,3,h,w)"""
+    hr: Tensor
+    """(B,3,s*h,s*w)"""
+    checks: tuple[int, ...] = ()
+    """As `Batch.checks`: the same for the same sample, whoever looks at it."""
+
+
 @dataclass(frozen=True)
 class Batch:
     """One rank's share of a step, on the rank's device. All float32; images in [0,1]."""
@@ -76,8 +87,8 @@ class Method(Protocol):
         """False: there is no teacher half, and all workers are students."""
         ...
 
-    def teach(self, lr: Tensor, networks: FrozenNetworks) -> dict[str, Tensor]:
-        """Teacher half, called without gradients. `lr` (B,3,h,w) float32 in [0,1] -> named signals, first dim B."""
+    def teach(self, crops: Crops, networks: FrozenNetworks) -> dict[str, Tensor]:
+        """Teacher half, called without gradients. Samples -> named signals, first dimension B."""
         ...
 
     def loss(self, student: nn.Module, batch: Batch) -> Losses:

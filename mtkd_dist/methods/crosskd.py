@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import l1_loss
 
 from mtkd_dist.methods.adapters import StudentWithAdapters
-from mtkd_dist.methods.base import Batch, Losses, TeacherImages
+from mtkd_dist.methods.base import Batch, Crops, Losses, TeacherImages
 from mtkd_dist.methods.feature_maps import TapError
 from mtkd_dist.methods.featured import check_named
 from mtkd_dist.methods.tails import Tail
@@ -64,8 +64,8 @@ class CrossKD:
                 raise TapError(f"teacher {name}: {error}") from None
         return StudentWithAdapters(student, self.tap, width, tails)
 
-    def teach(self, lr: Tensor, networks: TeacherImages) -> dict[str, Tensor]:
-        return {"teachers": networks.teacher_images(lr)}
+    def teach(self, crops: Crops, networks: TeacherImages) -> dict[str, Tensor]:
+        return {"teachers": networks.teacher_images(crops.lr)}
 
     def loss(self, student: nn.Module, batch: Batch) -> Losses:
         """`student` is one that `equip` made, perhaps wrapped."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,19 +14,8 @@ from torch import Tensor, nn
 from torch.nn.functional import l1_loss
 
 from mtkd_dist.data import bicubic_downscale
-from mtkd_dist.methods.base import Batch, FrozenNetworks, Losses
+from mtkd_dist.methods.base import Batch, Crops, FrozenNetworks, Losses
 from mtkd_dist.methods.invertible import OPERATIONS, augment, undo
-
-
-class Crops(NamedTuple):
-    """What both halves know of a slot."""
-
-    lr: Tensor
-    """(B,3,h,w) in [0,1]"""
-    hr: Tensor
-    """(B,3,s*h,s*w) in [0,1]"""
-    checks: tuple[int, ...]
-    """As `Batch.checks`."""
 
 
 @dataclass(frozen=True)

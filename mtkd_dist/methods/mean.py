@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from mtkd_dist.methods.base import Batch, Losses, TeacherImages
+from mtkd_dist.methods.base import Batch, Crops, Losses, TeacherImages
 from mtkd_dist.methods.compared import Compared
 from mtkd_dist.methods.teacher_weights import shares
 
@@ -24,8 +24,8 @@ class MeanOfTeachers(Compared):
     teacher_weights: list[float] = field(default_factory=list)
     needs_teachers: bool = True
 
-    def teach(self, lr: Tensor, networks: TeacherImages) -> dict[str, Tensor]:
-        images = networks.teacher_images(lr)
+    def teach(self, crops: Crops, networks: TeacherImages) -> dict[str, Tensor]:
+        images = networks.teacher_images(crops.lr)
         weights = shares(self.teacher_weights, images)
         return {"mean": (images * weights.view(-1, 1, 1, 1)).sum(1)}
 

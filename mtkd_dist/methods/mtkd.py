@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from mtkd_dist.methods.base import Batch, Losses, TeacherImages
+from mtkd_dist.methods.base import Batch, Crops, Losses, TeacherImages
 from mtkd_dist.methods.compared import Compared
 
 
@@ -19,8 +19,8 @@ class MTKD(Compared):
 
     needs_teachers: bool = True
 
-    def teach(self, lr: Tensor, networks: TeacherImages) -> dict[str, Tensor]:
-        return {"aggregate": networks.aggregate(lr)}
+    def teach(self, crops: Crops, networks: TeacherImages) -> dict[str, Tensor]:
+        return {"aggregate": networks.aggregate(crops.lr)}
 
     def loss(self, student: nn.Module, batch: Batch) -> Losses:
         return self.compare(student(batch.lr), batch.signals["aggregate"], batch.hr)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 from torch.nn.functional import l1_loss
 
-from mtkd_dist.methods.base import Batch, Losses, TeacherImages
+from mtkd_dist.methods.base import Batch, Crops, Losses, TeacherImages
 from mtkd_dist.methods.teacher_weights import shares
 
 
@@ -29,8 +29,8 @@ class ResponseKD:
     teacher_weights: list[float] = field(default_factory=list)
     needs_teachers: bool = True
 
-    def teach(self, lr: Tensor, networks: TeacherImages) -> dict[str, Tensor]:
-        return {"teachers": networks.teacher_images(lr)}
+    def teach(self, crops: Crops, networks: TeacherImages) -> dict[str, Tensor]:
+        return {"teachers": networks.teacher_images(crops.lr)}
 
     def loss(self, student: nn.Module, batch: Batch) -> Losses:
         sr, images = student(batch.lr), batch.signals["teachers"]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn.functional import l1_loss
 
-from mtkd_dist.methods.base import Batch, FrozenNetworks, Losses
+from mtkd_dist.methods.base import Batch, Crops, FrozenNetworks, Losses
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Supervised:
 
     needs_teachers: bool = False
 
-    def teach(self, lr: Tensor, networks: FrozenNetworks) -> dict[str, Tensor]:
+    def teach(self, crops: Crops, networks: FrozenNetworks) -> dict[str, Tensor]:
         return {}
 
     def loss(self, student: nn.Module, batch: Batch) -> Losses:

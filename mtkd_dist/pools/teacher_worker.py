@@ -22,12 +22,12 @@ from torch import Tensor, nn
 
 from mtkd_dist.config.tree import TeacherPrecision, WireDtype
 from mtkd_dist.data import ImageStore, Plan, Sample
-from mtkd_dist.methods import FrozenNetworks, Method
+from mtkd_dist.methods import Crops, FrozenNetworks, Method
 from mtkd_dist.models import digest_file, load_aggregator, load_network
 from mtkd_dist.pools.device import pick_device, use_threads
 from mtkd_dist.pools.inference import Frozen, fitting_dtype, inference_dtype, remedy
 from mtkd_dist.pools.placement import PoolSize
-from mtkd_dist.pools.wire import Answer, Meta, NonFiniteSignal, pack, size_bytes, unpack
+from mtkd_dist.pools.wire import Answer, Meta, NonFiniteSignal, checks_of, pack, size_bytes, unpack
 
 logger = logging.getLogger(__name__)
 
@@ -216,11 +216,11 @@ class TeacherWorker:
             samples = job.plan.slots(step, job.slot_size)[slot]
             lr, hr = cut_slot(self._store, samples, job.plan.patch)
             with torch.inference_mode():
-                lr_01 = unpack([lr], self._device)
+                crops = Crops(unpack([lr], self._device), unpack([hr], self._device), checks_of(lr))
                 try:
-                    signals = pack(job.method.teach(lr_01, self.networks), job.wire)
+                    signals = pack(job.method.teach(crops, self.networks), job.wire)
                 except NonFiniteSignal as error:
-                    raise ValueError(self._blame(error, lr_01, samples)) from error
+                    raise ValueError(self._blame(error, crops.lr, samples)) from error
             self._check_shapes(signals, samples)
             answer = Answer(lr=lr, hr=hr, signals=signals)
             return Meta(bytes=size_bytes(answer), busy_seconds=self._book(began)), answer

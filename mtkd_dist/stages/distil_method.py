@@ -6,21 +6,40 @@ import dataclasses
 
 from mtkd_dist.config.load import flatten
 from mtkd_dist.config.tree import Config, MethodName
-from mtkd_dist.methods import MTKD, MeanOfTeachers, Method, ResponseKD, Supervised
+from mtkd_dist.methods import (
+    DUKD,
+    MTKD,
+    AttentionTransfer,
+    CrossKD,
+    FeatureAffinity,
+    MeanOfTeachers,
+    Method,
+    ResponseKD,
+    Supervised,
+)
+
+_OWN_GROUPS: tuple[MethodName, ...] = ("kd", "at", "fakd", "dukd", "crosskd")
+"""Methods with a group of settings of their own, called as they are."""
+GROUPS = ("loss", *_OWN_GROUPS)
+"""Groups of keys that are settings of a method."""
+
+
+def _group(method: MethodName) -> tuple[str, ...]:
+    return tuple(f"{method}.{setting.name}" for setting in dataclasses.fields(getattr(Config(), method)))
+
 
 _SETTINGS: dict[MethodName, tuple[str, ...]] = {
     "mtkd": ("loss.distance", "loss.l1_weight"),
     "mean": ("loss.distance", "loss.l1_weight", "loss.teacher_weights"),
-    "kd": ("kd.hr_weight", "kd.teacher_weight", "loss.teacher_weights"),
     "scratch": (),
+    **{method: _group(method) for method in _OWN_GROUPS},
+    "kd": (*_group("kd"), "loss.teacher_weights"),
 }
 _OF_DISTANCE = {
     "wavelet": ("loss.levels", "loss.wavelet", "loss.band_weights"),
     "l1": (),
     "charbonnier": ("loss.charbonnier_eps",),
 }
-_GROUPS = ("loss", "kd")
-"""Groups of keys that are settings of a method."""
 
 
 def distil_method(config: Config) -> Method:
@@ -33,6 +52,14 @@ def distil_method(config: Config) -> Method:
             return MeanOfTeachers(**loss, teacher_weights=teacher_weights)
         case "kd":
             return ResponseKD(**dataclasses.asdict(config.kd), teacher_weights=teacher_weights)
+        case "at":
+            return AttentionTransfer(**dataclasses.asdict(config.at))
+        case "fakd":
+            return FeatureAffinity(**dataclasses.asdict(config.fakd))
+        case "dukd":
+            return DUKD(**dataclasses.asdict(config.dukd))
+        case "crosskd":
+            return CrossKD(**dataclasses.asdict(config.crosskd))
         case "scratch":
             return Supervised()
 
@@ -51,7 +78,7 @@ def settings_used(config: Config) -> frozenset[str]:
 def settings_unused(config: Config) -> dict[str, tuple[object, object]]:
     """Dotted keys of losses that the chosen method does not look at -> (value, default)."""
     values, defaults = (
-        flatten({name: dataclasses.asdict(getattr(tree, name)) for name in _GROUPS}) for tree in (config, Config())
+        flatten({name: dataclasses.asdict(getattr(tree, name)) for name in GROUPS}) for tree in (config, Config())
     )
     used = settings_used(config)
     return {key: (value, defaults[key]) for key, value in values.items() if key not in used}

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mtkd_dist.data import ImageStore, Sample
 from mtkd_dist.data.store import crop_view
-from mtkd_dist.methods import Batch, Method
+from mtkd_dist.methods import Batch, Crops, Method
 from mtkd_dist.pools.render import RenderedTeachers, Renderer, Rendering
 from mtkd_dist.pools.teacher_worker import cut_slot, open_images
 from mtkd_dist.pools.wire import checks_of, unpack
@@ -61,8 +61,9 @@ class CachedSource:
         samples, patch = self.share.samples(step), self.share.plan.patch
         lr, hr = cut_slot(self._store, samples, patch)
         lr_01, hr_01 = (unpack([images], self._device, self._channels_last) for images in (lr, hr))
-        signals = self._method.teach(lr_01, _Crops(self, samples))  # type: ignore[arg-type]
-        return Batch(lr=lr_01, hr=hr_01, signals=signals, checks=checks_of(lr))
+        crops = Crops(lr_01, hr_01, checks_of(lr))
+        signals = self._method.teach(crops, _RenderedCrops(self, samples))  # type: ignore[arg-type]
+        return Batch(crops.lr, crops.hr, signals, crops.checks)
 
     def done(self, step: int) -> None:
         pass
@@ -90,7 +91,7 @@ class CachedSource:
         return unpack(views, self._device, channels_last)
 
 
-class _Crops:
+class _RenderedCrops:
     """`TeacherImages` of one batch."""
 
     def __init__(self, source: CachedSource, samples: Sequence[Sample]) -> None:
