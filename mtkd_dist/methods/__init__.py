@@ -1,5 +1,6 @@
 """Distillation methods, each in two halves: what the teachers compute, and the student's loss."""
 
+from mtkd_dist.methods.adapters import Equips, shipped
 from mtkd_dist.methods.affinity import FeatureAffinity
 from mtkd_dist.methods.aggregation import Aggregation
 from mtkd_dist.methods.asked import NeedsNetworks, images_asked, values_sent
@@ -22,6 +23,7 @@ __all__ = [
     "Batch",
     "Crops",
     "CrossKD",
+    "Equips",
     "FeatureAffinity",
     "FrozenNetworks",
     "Losses",
@@ -33,5 +35,6 @@ __all__ = [
     "TeacherImages",
     "images_asked",
     "settings_of",
+    "shipped",
     "values_sent",
 ]
