@@ -61,7 +61,7 @@ def do_work(shared: Shared, work: Work, aggregator: Path | None) -> list[Cell]:
         teachers = shared.teachers if config.teachers else NOBODY
         cached = config.teacher_outputs == "cached"
         training = distil_training(run, teachers, aggregator, cached)
-        files = run_distil(run, teachers, aggregator, cached)
+        files = [run_distil(run, teachers, aggregator, cached)]
         found = manifest.read(run.output / training.stage)
         assert found is not None
         bytes_per_sample = _bytes_per_sample(run, training, shared.pool)
@@ -86,14 +86,16 @@ def score_references(shared: Shared, aggregators: dict[int, Path]) -> dict[str, 
         teachers = shared.teachers.files
         aggregates = {f"{AGGREGATE} (seed {seed})": path for seed, path in aggregators.items()}
         mean = [Merged(MEAN, teachers, None)] if teachers else []
-        job = EvaluateJob(run.config.scale, (*teachers, *mean, *(Merged(name, teachers, path) for name, path in aggregates.items())))
+        job = EvaluateJob(
+            run.config.scale, (*teachers, *mean, *(Merged(name, teachers, path) for name, path in aggregates.items()))
+        )
         weights = shared.teachers.digests | {name: digest_file(path) for name, path in aggregates.items()}
         return _scored_before(run, "scores", {"weights": weights, "sets": shared.sets}, job, shared)
 
 
 @contextlib.contextmanager
 def _run(shared: Shared, config: Config, folder: str) -> Iterator[Run]:
-    """A launch's `Run` in a folder of the comparison; what it says, and what goes wrong in it, stands in a log there."""
+    """A launch's `Run` in a folder of the comparison, with a log there of what it says and what goes wrong in it."""
     output = shared.output / folder
     output.mkdir(parents=True, exist_ok=True)
     use_threads(shared.pool.threads)
@@ -121,7 +123,7 @@ def _run(shared: Shared, config: Config, folder: str) -> Iterator[Run]:
 
 
 def _bytes_per_sample(run: Run, training: Training, pool: PoolSize) -> int:
-    """What a student reads for one sample: LR and HR, and the teachers' signals as they travel or as they are stored."""
+    """What a student reads for one sample: LR, HR and the teachers' signals, as they travel or as they are stored."""
     config, plan = run.config, run.plan(training.config)
     if not config.teachers or not asks_networks(config):
         method = distil_method(config)
@@ -139,16 +141,14 @@ def _scores(run: Run, shared: Shared, name: str, model: TeacherFile, file: Path)
     return _scored_before(run, f"scores/{file.stem}", inputs, job, shared)[name]
 
 
-def _scored_before(
-    run: Run, stage: str, inputs: dict[str, Any], job: EvaluateJob, shared: Shared
-) -> dict[str, Scores]:
+def _scored_before(run: Run, stage: str, inputs: dict[str, Any], job: EvaluateJob, shared: Shared) -> dict[str, Scores]:
     """Model -> its scores; those that the stage's folder holds of the same weights and photographs are taken."""
     folder = run.output / stage
     old = manifest.read(folder)
     if old is not None and not manifest.changed(old, inputs, {}):
         return old.summary
     began = time.monotonic()
-    scores: dict[str, dict[str, dict[str, tuple[float, float]]]] = {}
+    scores: dict[str, Any] = {}
     for scored in score_photos_here([job], shared.photos):
         for model, metrics in scored.scores.items():
             of_set = scores.setdefault(model, {}).setdefault(scored.set, {})

@@ -116,9 +116,7 @@ def pool_of_cell(compare: CompareConfig, available: Resources) -> PoolSize:
     return PoolSize(1, cell.cpus, of_cell)
 
 
-def _train_cells(
-    compare: CompareConfig, works: Sequence[Work], run: Run, pool: PoolSize, outcomes: Outcomes
-) -> None:
+def _train_cells(compare: CompareConfig, works: Sequence[Work], run: Run, pool: PoolSize, outcomes: Outcomes) -> None:
     """What all cells share is made first, then they run."""
     teachers = run_teachers(run)
     if any(config_of_method(run.config, method).teacher_outputs == "cached" for method in compare.methods):

@@ -29,7 +29,7 @@ class CompareConfig:
     preset: str = "demo"
     """Where the defaults of all other keys come from: demo, or paper-x2, paper-x3, paper-x4 with launch.data."""
     output: str = "runs/compare"
-    """Folder of everything that the comparison writes. The same command goes on with it, and methods, students and seeds
+    """Folder of everything that the comparison writes. The same command goes on with it; methods, students and seeds
     may be added."""
     methods: list[MethodName] = field(default_factory=lambda: list(METHODS))
     """How students learn; see --method of mtkd launch."""

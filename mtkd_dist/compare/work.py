@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 from mtkd_dist.compare.tree import CompareConfig
 from mtkd_dist.config.tree import Config, MethodName
 from mtkd_dist.methods import NeedsNetworks, images_asked
-from mtkd_dist.stages.manifest import fingerprint
 from mtkd_dist.stages.distil_method import distil_method, in_force, settings_unused
+from mtkd_dist.stages.manifest import fingerprint
 
 
 class Work(NamedTuple):
@@ -25,7 +25,7 @@ class Work(NamedTuple):
     def folder(self) -> str:
         """Below the output folder. Of a stream all students share it."""
         first, *more = self.students
-        students = f"{len(self.students)}-students-{fingerprint({"students": self.students})}" if more else slug(first)
+        students = f"{len(self.students)}-students-{fingerprint({'students': self.students})}" if more else slug(first)
         return f"cells/{self.method}/{students}/seed-{self.seed}"
 
 
@@ -74,7 +74,7 @@ def config_of(base: Config, work: Work) -> Config:
     """As a launch would have it that does this work alone."""
     config = config_of_method(base, work.method)
     first, *more = work.students
-    return dataclasses.replace(config, student=first, more_students=more, seed=work.seed)
+    return dataclasses.replace(config, student=first, seed=work.seed)
 
 
 def _with(config: Config, values: dict[str, Any]) -> Config:
