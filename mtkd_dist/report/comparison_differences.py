@@ -10,9 +10,9 @@ what a seed's starting weights and crops are worth, drops out. Two things are le
 With three seeds the first alone would promise too much: it knows nothing of the luck of a training. The second alone
 takes the photographs for the whole world. What a reader wants to know is whether both would agree. Seeds and images are
 crossed random effects, so the joint interval adds the squares of both half-widths: t² s² / n of images and of seeds,
-each with its own t. It holds both others, and is rather too wide than too narrow: Banerjee (1961) proved it for two
-independent means, and what neither seed nor image explains counts in both. The usual degrees of freedom of Welch and
-Satterthwaite would be less cautious, but their interval can exclude zero where neither of the others does.
+each with its own t. It holds both others, and is rather too wide than too narrow: for two independent means Banerjee
+(Sankhya 22, 1960) proved it, and what neither seed nor image explains counts in both. The usual degrees of freedom of
+Welch and Satterthwaite would be less cautious, but their interval can exclude zero where neither of the others does.
 """
 
 from __future__ import annotations
