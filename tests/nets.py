@@ -28,7 +28,7 @@ from mtkd_dist.models import (
     save_network,
 )
 from mtkd_dist.pools.placement import PoolSize
-from mtkd_dist.pools.teacher_worker import TeacherFile, TeacherJob
+from mtkd_dist.pools.teacher_worker import TeacherFile, TeacherJob, load_networks
 from mtkd_dist.train.job import StudentJob
 from mtkd_dist.train.loop import train
 from mtkd_dist.train.source import LocalSource, Share
@@ -152,6 +152,26 @@ def train_alone(
         post=post,
         validate=validate,
     )
+
+
+class Answered(LocalSource):
+    """Batches with the signals that the job's `tails` answer, in this process and without rounding."""
+
+    def __init__(self, job: StudentJob, taken: Share, device: torch.device) -> None:
+        super().__init__(taken, device, job.training.channels_last)
+        self._method = job.method
+        self._networks = load_networks(job.tails, None, job.scale, device)
+
+    @classmethod
+    def by(cls, job: StudentJob) -> Callable[[int, Share, torch.device], Answered]:
+        """As `train_alone` of the product asks for it."""
+        return lambda attempt, taken, device: cls(job, taken, device)
+
+    @torch.no_grad()
+    def fetch(self, step: int) -> Batch:
+        batch = super().fetch(step)
+        signals = self._method.teach(Crops(batch.lr, batch.hr, batch.checks), self._networks)
+        return dataclasses.replace(batch, signals=signals)
 
 
 def make_plan(store: ImageStore, batch_size: int = 4, patch: int = 8, seed: int = 0) -> Plan:

@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from mtkd_dist import launch
-from mtkd_dist.models import read_metadata
-from tests.nets import TINY, nearest_teacher, write_photos
+from mtkd_dist.models import load_network, read_metadata
+from tests.nets import TINY, nearest_teacher, train_teacher, write_photos
 
 
 @pytest.mark.slow
@@ -54,3 +54,37 @@ def test_one_configuration_serves_methods_with_and_without_teachers(
         pools = json.loads((output / "distil" / "manifest.json").read_text())["summary"]["pools"]
         # With auto, teachers answer as they did for the student before.
         assert pools.keys() == ({"students"} if method == "scratch" else {"students", "teachers"})
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize("outputs", ["live", "cached"])
+def test_crosskd_trains_with_the_teachers_tails_on_two_ranks_and_ships_the_student(
+    tmp_path: Path, outputs: str
+) -> None:
+    output = tmp_path / "run"
+    write_photos(tmp_path / "train", 4)
+    write_photos(tmp_path / "held", 1, side=48)
+    config = {
+        "output": str(output),
+        "data": [str(tmp_path / "train")],
+        "test": [f"held={tmp_path / 'held'}"],
+        "teachers": [str(train_teacher(tmp_path, "a").path)],
+        "student": "edsr-baseline:width=12,blocks=2",
+        "scale": 2,
+        "link": {"slot_size": 2},
+        "distil": {"steps": 4, "batch_size": 4, "patch": 8, "validate_every": 2, "checkpoint_every": 2, "ema": 0.5},
+        "images": {"held_out_names": ["00.png"]},
+        "method": "crosskd",
+        "teacher_outputs": outputs,
+    }
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(config))
+    split = ["--num-gpus", "3", "--teacher-gpus", "1", "--student-gpus", "2"] if outputs == "live" else []
+    assert launch.main(["--config", str(tmp_path / "run.yaml"), *split]) == 0
+    loaded = load_network(output / "student.safetensors", scale=2)
+    assert loaded.architecture == config["student"]
+    assert read_metadata(output / "student.safetensors")["method"] == "crosskd"
+    summary = json.loads((output / "distil" / "manifest.json").read_text())["summary"]
+    assert summary["validation"]["step"] == 4
+    roles = [row["role"] for row in json.loads((output / "scores.json").read_text())]
+    assert roles == ["bicubic", "teacher", "mean", "student"]

@@ -19,7 +19,7 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from mtkd_dist.config.tree import LinkConfig
-from mtkd_dist.methods import MTKD, Aggregation, Batch, Crops, FrozenNetworks
+from mtkd_dist.methods import MTKD, Aggregation, Crops, FrozenNetworks
 from mtkd_dist.pools.board import BoardActor
 from mtkd_dist.pools.device import use_threads
 from mtkd_dist.pools.link import LinkError
@@ -27,11 +27,12 @@ from mtkd_dist.pools.placement import PoolSize
 from mtkd_dist.pools.teacher_hosts import SharedTeacherPool, SharedTeachers, TeacherHosts
 from mtkd_dist.pools.teacher_pool import TeacherPool
 from mtkd_dist.pools.teacher_worker import TeacherJob, TeacherWorker
+from mtkd_dist.train.answered_here import AnsweredHere
 from mtkd_dist.train.job import StudentJob
 from mtkd_dist.train.link_source import LinkSource
 from mtkd_dist.train.live import live_source
 from mtkd_dist.train.loop import train
-from mtkd_dist.train.source import Share, Source, batch_of
+from mtkd_dist.train.source import Source
 from mtkd_dist.train.state import TrainState
 from tests.nets import TINY_AGGREGATOR, make_aggregator, make_job, make_store, make_teacher_job, share
 
@@ -140,20 +141,6 @@ def write_and_meet(progress: Path, step: int) -> None:
 
 
 @dataclasses.dataclass
-class InOneProcess:
-    """What a link delivers, without one."""
-
-    share: Share
-    worker: TeacherWorker
-
-    def fetch(self, step: int) -> Batch:
-        return batch_of([self.worker.answer(step, slot)[1] for slot in self.share.slots], CPU, channels_last=False)
-
-    def done(self, step: int) -> None:
-        pass
-
-
-@dataclasses.dataclass
 class Bench:
     shared: SharedTeachers
     teacher: TeacherJob
@@ -249,7 +236,7 @@ def test_two_trainings_at_once_and_a_killed_host_change_no_weight_and_leave_noth
 
     for teacher, student, weights in zip([teacher_1, teacher_2], [first, second], found, strict=True):
         worker = TeacherWorker(dataclasses.replace(teacher, method=student.method))
-        assert_equal(weights, train_with(InOneProcess(share(student), worker), student, tmp_path / "alone"))
+        assert_equal(weights, train_with(AnsweredHere(share(student), worker, CPU), student, tmp_path / "alone"))
 
 
 def is_dead(actor: ActorHandle) -> bool:
@@ -331,7 +318,7 @@ def test_a_slot_that_kills_the_host_is_skipped_in_its_own_training_and_costs_the
         its.done(0)
         assert len(its.fetch(1).lr) == 2
     worker = TeacherWorker(bench.teacher)
-    assert_equal(ray.get(running), train_with(InOneProcess(share(student), worker), student, tmp_path / "alone"))
+    assert_equal(ray.get(running), train_with(AnsweredHere(share(student), worker, CPU), student, tmp_path / "alone"))
 
 
 @pytest.mark.slow

@@ -228,7 +228,7 @@ def test_images_that_another_trial_is_rendering_are_not_rendered_again(
     second_waits.set()
     for run in runs:
         run.join(60)
-    assert "another trial renders into" in log_of(shared, "trial-1")
+    assert "another process renders into" in log_of(shared, "trial-1")
     assert len(rendered) == len(set(rendered)) == len(sweep.photos)
 
 

@@ -66,18 +66,31 @@ def load_config(argv: Sequence[str], prog: str = "mtkd_dist.launch") -> Config:
     `--help` and `--print-config` print and raise `SystemExit`, as argparse does.
     Errors: ConfigError (unknown key, wrong type or choice, unreadable file).
     """
-    arguments = _arguments(argv, keys_of(Config))
-    preset = _value_of("--preset", arguments) or _file_values(arguments, keys_of(Config)).get("preset", "demo")
-    return load_tree(_preset(preset), argv, prog)
+    return load_tree(_preset(preset_of(argv, Config)), argv, prog)
 
 
-def config_of(values: Mapping[str, Any], where: str, preset: str) -> Config:
+def preset_of(argv: Sequence[str], tree: type, mappings: Mapping[str, type] | None = None) -> Any:
+    """What flags, or the YAML file that they name, say for the key `preset` of the tree; "demo" where they are silent.
+
+    `mappings`: see `load_tree`. Errors: ConfigError for the file.
+    """
+    keys = _keys(tree, mappings or {})
+    arguments = _arguments(argv, keys)
+    return _value_of("--preset", arguments) or _file_values(arguments, keys).get("preset", "demo")
+
+
+def config_of(values: Mapping[str, Any], where: str, preset: str, not_here: Mapping[str, str] | None = None) -> Config:
     """Of keys that something else holds, nested or dotted, on top of the defaults of their preset, else of `preset`.
 
-    `where` names the holder in errors. Errors: ConfigError as `load_config`.
+    `where` names the holder in errors; `not_here`: keys and groups that it has no use for -> why. Errors: ConfigError
+    as `load_config`, and for those.
     """
     _refuse_wrong_keys(values, where, keys_of(Config))
     flat = flatten(values)
+    for key in flat:
+        why = (not_here or {}).get(key) or (not_here or {}).get(key.partition(".")[0])
+        if why:
+            raise ConfigError(f"{where}.{key}: {why}; leave it out here.")
     parser = _parser(_preset(flat.get("preset", preset)), where)
     try:
         return _build(Config, parser.parse_object(flat))
@@ -92,9 +105,7 @@ def load_tree(defaults: T, argv: Sequence[str], prog: str, mappings: Mapping[str
     given, for `config_of`; flags reach into them (--launch.seed 1).
     """
     mappings = mappings or {}
-    keys = keys_of(type(defaults))
-    for name, held in mappings.items():
-        keys |= {name: held} | keys_of(held, name + ".")
+    keys = _keys(type(defaults), mappings)
     arguments = _arguments(argv, keys)
     _refuse_unknown_flags(arguments, keys)
     _file_values(arguments, keys)
@@ -111,6 +122,13 @@ def load_tree(defaults: T, argv: Sequence[str], prog: str, mappings: Mapping[str
 def dump_config(config: Config) -> str:
     """The tree as YAML; `--config` reads it back to an equal `Config`."""
     return yaml.safe_dump(dataclasses.asdict(config), sort_keys=False)
+
+
+def _keys(tree: type, mappings: Mapping[str, type]) -> dict[str, Any]:
+    keys = keys_of(tree)
+    for name, held in mappings.items():
+        keys |= {name: held} | keys_of(held, name + ".")
+    return keys
 
 
 def _preset(name: Any) -> Config:
@@ -178,7 +196,8 @@ def _join_lists(argv: Sequence[str], keys: Mapping[str, Any]) -> list[str]:
                 joined.append(items[0])
             else:
                 (kind,) = get_args(keys[word[2:]])
-                joined.append(json.dumps([_number(word, item) for item in items] if kind is float else items))
+                numbers = kind in (int, float)
+                joined.append(json.dumps([_number(word, item, kind) for item in items] if numbers else items))
     return joined
 
 
@@ -198,11 +217,13 @@ def _take(arguments: list[str], prefix: str, keys: Mapping[str, Any]) -> dict[st
     return taken
 
 
-def _number(flag: str, word: str) -> float:
+def _number(flag: str, word: str, kind: type) -> float:
     try:
-        return float(word)
+        number: float = kind(word)
     except ValueError:
-        raise ConfigError(f"{flag[2:]}: {word!r} is not a number.") from None
+        what = "a whole number" if kind is int else "a number"
+        raise ConfigError(f"{flag[2:]}: {word!r} is not {what}.") from None
+    return number
 
 
 def _value_of(flag: str, argv: Sequence[str]) -> str | None:

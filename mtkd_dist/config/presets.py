@@ -47,6 +47,18 @@ def _demo_sweep() -> Config:
     )
 
 
+def _demo_compare() -> Config:
+    """The demo, short enough that dozens of cells of a comparison take minutes."""
+    sweep = _demo_sweep()
+    return dataclasses.replace(
+        sweep,
+        preset="demo-compare",
+        output="runs/compare",
+        aggregate=dataclasses.replace(sweep.aggregate, validate_every=0),
+        distil=dataclasses.replace(sweep.distil, steps=200, validate_every=0),
+    )
+
+
 def _paper(scale: Scale) -> Config:
     """The recipe of MTKD (ECCV 2024) as its released code states it; `data` must be given (DIV2K in the paper)."""
     return Config(
@@ -69,6 +81,7 @@ def _paper(scale: Scale) -> Config:
 PRESETS: dict[str, Callable[[], Config]] = {
     "demo": _demo,
     "demo-sweep": _demo_sweep,
+    "demo-compare": _demo_compare,
     "paper-x2": lambda: _paper(2),
     "paper-x3": lambda: _paper(3),
     "paper-x4": lambda: _paper(4),

@@ -1,5 +1,6 @@
 """Distillation methods, each in two halves: what the teachers compute, and the student's loss."""
 
+from mtkd_dist.methods.adapters import Equips, shipped
 from mtkd_dist.methods.affinity import FeatureAffinity
 from mtkd_dist.methods.aggregation import Aggregation
 from mtkd_dist.methods.asked import NeedsNetworks, images_asked, values_sent, values_sent_by
@@ -36,6 +37,7 @@ __all__ = [
     "ChecksNetworks",
     "Crops",
     "CrossKD",
+    "Equips",
     "FeatureAffinity",
     "Featured",
     "FrozenNetworks",
@@ -50,6 +52,7 @@ __all__ = [
     "images_asked",
     "is_listening",
     "settings_of",
+    "shipped",
     "values_sent",
     "values_sent_by",
 ]

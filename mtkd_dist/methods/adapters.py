@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -53,6 +53,19 @@ class StudentWithAdapters(nn.Module):
         for tail in self.tails:
             tail._apply(fn, recurse)
         return super()._apply(fn, recurse)
+
+
+@runtime_checkable
+class Equips(Protocol):
+    """A method that trains more than the student, with parts of its teachers in the student pool."""
+
+    def equip(self, student: nn.Module, teachers: Mapping[str, nn.Module], patch: int) -> StudentWithAdapters:
+        """The network to train in the place of `student`, on LR patches of `patch` x `patch`.
+
+        Args:
+            teachers: name -> (B,3,h,w) -> (B,3,s*h,s*w), frozen, in the order of the signals.
+        """
+        ...
 
 
 def shipped(network: nn.Module) -> nn.Module:

@@ -59,7 +59,7 @@ class Merged:
 
 @dataclass(frozen=True)
 class EvaluateJob:
-    """All models of one scale; bicubic comes first without being named."""
+    """All models of one scale; bicubic, if it is wanted, comes first without being named."""
 
     scale: int
     models: tuple[TeacherFile | Merged, ...]
@@ -67,6 +67,8 @@ class EvaluateJob:
     extra: tuple[Extra, ...] = ()
     with_ensemble: bool = False
     """Whether each model is also scored as the mean of its answers to all flips and rotations."""
+    bicubic: bool = True
+    """Whether bicubic is scored, too."""
     crop: int = 144
     """Side in HR pixels of the detail that goes into sample grids; a multiple of every scale."""
 
@@ -203,7 +205,8 @@ class EvaluateWorker:
     def _enlarge(self, models: _Models, lr: Uint8Image) -> Iterator[tuple[str, Tensor]]:
         """(model, its image (3,H,W) in [0,1])."""
         job = models.job
-        yield BICUBIC, from_uint8(bicubic_upscale(lr, job.scale))[0]
+        if job.bicubic:
+            yield BICUBIC, from_uint8(bicubic_upscale(lr, job.scale))[0]
         ways: dict[str, Callable[[Tensor], Tensor]] = {"": models} if job.models else {}
         if job.models and job.with_ensemble:
             ways[ENSEMBLE_MARK] = partial(self_ensemble, models)

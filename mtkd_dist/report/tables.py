@@ -33,8 +33,8 @@ METRICS = {
 LUMA = ("psnr_y", "ssim_y")
 _SHARED_CELLS = (LUMA, ("psnr_rgb", "ssim_rgb"), ("lpips", "dists"))
 
-# One cell: pieces of text and whether each is the best of its set.
-_Cell = list[tuple[str, bool]]
+# One cell of a table: pieces of text and whether each is bold.
+Pieces = list[tuple[str, bool]]
 
 
 def parameters_text(count: int | None) -> str:
@@ -76,17 +76,26 @@ def scores_table(rows: Sequence[Mapping[str, Any]], metrics: Sequence[str] = LUM
         # Where the screen is narrow, name and scores break at their spaces and the rest stays readable.
         table.add_column(name, justify="right", min_width=8)
     for cells in lines:
-        table.add_row(*(Text.assemble(*((text, "bold" if best else "") for text, best in cell)) for cell in cells))
+        table.add_row(*map(rich_text, cells))
     return table
 
 
 def markdown_table(rows: Sequence[Mapping[str, Any]], metrics: Sequence[str] = LUMA) -> str:
     """The same table as `scores_table` in Markdown, without caption and line break at its end."""
-    header, lines = _layout(rows, metrics)
-    table = [header, ["---", "---", *["---:"] * (len(header) - 2)]]
+    return markdown_lines(*_layout(rows, metrics), left=2)
+
+
+def markdown_lines(header: Sequence[str], lines: Sequence[Sequence[Pieces]], left: int) -> str:
+    """A Markdown table, the first `left` columns to the left and the others to the right; no line break at its end."""
+    table = [list(header), ["---"] * left + ["---:"] * (len(header) - left)]
     for cells in lines:
-        table.append(["".join(f"**{text}**" if best else text for text, best in cell) for cell in cells])
+        table.append(["".join(f"**{text}**" if bold else text for text, bold in cell) for cell in cells])
     return "\n".join("| " + " | ".join(line) + " |" for line in table)
+
+
+def rich_text(cell: Pieces) -> Text:
+    """The same cell for a terminal."""
+    return Text.assemble(*((text, "bold" if bold else "") for text, bold in cell))
 
 
 class ScoreTable(NamedTuple):
@@ -145,7 +154,7 @@ def _caption(metrics: Sequence[str]) -> str:
     return f"{' / '.join(METRICS[metric].title for metric in metrics)}, best in bold{lower}"
 
 
-def _layout(rows: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> tuple[list[str], list[list[_Cell]]]:
+def _layout(rows: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> tuple[list[str], list[list[Pieces]]]:
     scores: dict[tuple[str, str], dict[str, Mapping[str, Any]]] = {}
     columns: list[str] = []
     for row in rows:
@@ -170,13 +179,13 @@ def _layout(rows: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> tuple[
     lines = []
     for (role, model), of_model in sorted(scores.items(), key=lambda item: ROLES.index(item[0][0])):
         parameters = parameters_text(next(iter(of_model.values()))["params"])
-        line: list[_Cell] = [[(model, False)], [(role, False)], [(parameters, False)]]
+        line: list[Pieces] = [[(model, False)], [(role, False)], [(parameters, False)]]
         for column in columns:
             score = of_model.get(column)
             if score is None:
                 line.append([("–", False)])
                 continue
-            cell: _Cell = []
+            cell: Pieces = []
             for metric in metrics:
                 text = f"{score[metric]:.{METRICS[metric].digits}f}"
                 cell += [(" / ", False)] if cell else []

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from mtkd_dist.config.tree import TrainingConfig
-from mtkd_dist.methods import Method, settings_of
+from mtkd_dist.methods import Equips, Method, settings_of
 from mtkd_dist.pools.placement import Layout
 from mtkd_dist.pools.render import RenderedTeachers
 from mtkd_dist.pools.split import Costs
@@ -183,6 +183,7 @@ def jobs_of(run: Run, training: Training, layout: Layout) -> tuple[StudentJob, T
         min_workers=config.cluster.min_students,
         rendered=training.rendered,
         start=training.start,
+        tails=training.teachers if isinstance(training.method, Equips) else (),
     )
     if layout.teachers is None:
         return student, None

@@ -12,11 +12,18 @@ import torch
 from mtkd_dist.config.tree import LinkConfig
 from mtkd_dist.pools.teacher_hosts import SharedTeacherPool, SharedTeachers
 from mtkd_dist.pools.teacher_worker import TeacherJob
+from mtkd_dist.train.alone import Sources
 from mtkd_dist.train.job import StudentJob
 from mtkd_dist.train.link_source import LinkSource
 from mtkd_dist.train.source import Share, Source
 
 logger = logging.getLogger(__name__)
+
+LiveTeachers = Callable[
+    [TeacherJob, StudentJob, LinkConfig, Callable[[str], object]], contextlib.AbstractContextManager[Sources]
+]
+"""Who answers a training in one process, as something that travels: what both halves of the training are, how its links
+behave and who hears of them -> where its batches come from, for as long as the block lasts."""
 
 
 @contextlib.contextmanager
@@ -26,7 +33,7 @@ def live_source(
     student: StudentJob,
     link: LinkConfig,
     say: Callable[[str], object] = logger.warning,
-) -> Iterator[Callable[[int, Share, torch.device], Source]]:
+) -> Iterator[Sources]:
     """How to make the source of one attempt, for as long as the block lasts: (attempt, share, device) -> Source.
 
     The links to the teachers live as long as the block. When one dies, the source that misses it starts another.

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Adam
 
 from mtkd_dist.config.tree import TrainingConfig
+from mtkd_dist.methods import shipped
 
 
 class TrainState:
@@ -64,9 +65,8 @@ class TrainState:
         torch._foreach_add_(averages, changes)
 
     def result(self) -> dict[str, Tensor]:
-        """The weights that the training is for: the EMA where there is one."""
-        network = self.model if self.ema is None else self.ema
-        return network.state_dict()
+        """The weights that the training is for: the EMA where there is one, without what the method adds."""
+        return shipped(self.model if self.ema is None else self.ema).state_dict()
 
     def state_dict(self) -> dict[str, Any]:
         return {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from mtkd_dist.config.load import ConfigError, config_of, flatten, load_tree
+from mtkd_dist.config.load import config_of, flatten, load_tree
 from mtkd_dist.config.tree import Config
 from mtkd_tune.tree import SweepConfig
 
@@ -39,11 +39,7 @@ def base_config(sweep: SweepConfig) -> Config:
 
     Errors: ConfigError for a key of `launch` that is unknown, of the wrong type, or the sweep's own.
     """
-    for key in flatten(sweep.launch):
-        why = _NOT_HERE.get(key) or _NOT_HERE.get(key.partition(".")[0])
-        if why:
-            raise ConfigError(f"launch.{key}: {why}; leave it out here.")
-    config = config_of(sweep.launch, "launch", PRESET)
+    config = config_of(sweep.launch, "launch", PRESET, _NOT_HERE)
     if flatten(sweep.launch).get("teacher_outputs") != "live":
         config = dataclasses.replace(config, teacher_outputs="cached")
     return dataclasses.replace(config, output=sweep.output, cluster=sweep.cluster, num_gpus=sweep.num_gpus)

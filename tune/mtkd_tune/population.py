@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mtkd_dist.config.tree import TrainingConfig
+from mtkd_dist.one_process import SCORES, scores_in
 from mtkd_dist.stages.manifest import write_json
 from mtkd_dist.train.checkpoints import BEST, Checkpoints
-from mtkd_tune.engine import SCORES, scores_in
 
 RATES = "rates.json"
 """In the folder that is handed over, beside a checkpoint at the end of a part: the rates of the parts until there."""

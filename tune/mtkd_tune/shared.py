@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from mtkd_dist.config.tree import Config, LinkConfig
+from mtkd_dist.config.tree import Config
 from mtkd_dist.models import aggregator_path
 from mtkd_dist.pools.placement import PoolSize
 from mtkd_dist.pools.render import arithmetic_here
-from mtkd_dist.pools.teacher_worker import TeacherJob
 from mtkd_dist.stages.answers import outputs_folder
 from mtkd_dist.stages.run import Run
 from mtkd_dist.stages.teachers import ReadyTeachers
-from mtkd_dist.train.alone import Sources
-from mtkd_dist.train.job import StudentJob
+from mtkd_dist.train.live import LiveTeachers
 from mtkd_tune.tree import SweepConfig
-
-LiveTeachers = Callable[[TeacherJob, StudentJob, LinkConfig, Callable[[str], object]], AbstractContextManager[Sources]]
-"""One pool of teachers that answers all trials, as something that travels: what both halves of a training are, how its
-links behave and who hears of them -> where its batches come from, for as long as the block lasts."""
 
 
 @dataclass(frozen=True)

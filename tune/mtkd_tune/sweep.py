@@ -31,7 +31,7 @@ from mtkd_dist.stages.photos import prepare_images
 from mtkd_dist.stages.run import Run, say
 from mtkd_dist.stages.teachers import ReadyTeachers, run_teachers
 from mtkd_dist.tracking.tracker import Tracker
-from mtkd_dist.train.live import live_source
+from mtkd_dist.train.live import LiveTeachers, live_source
 from mtkd_tune.aggregates import forget_aggregates
 from mtkd_tune.check import check_sweep
 from mtkd_tune.cost import aggregators_work, cost, sentences, teachers_work
@@ -40,7 +40,7 @@ from mtkd_tune.results import BEST, hand_back
 from mtkd_tune.room import Room, room_of
 from mtkd_tune.rows import TrialRow
 from mtkd_tune.search import refused
-from mtkd_tune.shared import LiveTeachers, share
+from mtkd_tune.shared import share
 from mtkd_tune.space import Space
 from mtkd_tune.study import run_trials
 from mtkd_tune.table import screen, trial_line

@@ -18,6 +18,7 @@ from mtkd_dist.config.tree import Config
 from mtkd_dist.data import ImageStore
 from mtkd_dist.data.teacher_outputs import total_bytes
 from mtkd_dist.models import aggregator_path, build_aggregator, build_network
+from mtkd_dist.one_process import OneProcess
 from mtkd_dist.pools.device import pick_device, use_threads
 from mtkd_dist.pools.placement import Resources
 from mtkd_dist.report.screen import WIDTH_OF_A_FILE
@@ -31,7 +32,6 @@ from mtkd_dist.stages.training import Training
 from mtkd_dist.tracking.tracker import Untracked
 from mtkd_tune.aggregates import holding
 from mtkd_tune.card import memory_fraction
-from mtkd_tune.engine import OneProcess
 from mtkd_tune.latency import latency_ms
 from mtkd_tune.population import handed_rates, in_parts, take_over
 from mtkd_tune.reports import Report, Reports

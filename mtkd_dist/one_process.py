@@ -1,4 +1,4 @@
-"""Who trains and renders for the stages of a trial: this process."""
+"""Who trains and renders for the stages of one training among many (a trial, a cell of a comparison): this process."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from mtkd_dist.stages.manifest import write_json
 from mtkd_dist.stages.run import Run
 from mtkd_dist.stages.training import Training, jobs_of, validation_of
 from mtkd_dist.train.alone import train_alone
+from mtkd_dist.train.live import LiveTeachers
 from mtkd_dist.train.news import Update
-from mtkd_tune.shared import LiveTeachers
 
 SCORES = "scores.json"
-"""Beside the checkpoints: the records of all validations so far, whichever trial made them."""
+"""Beside the checkpoints: the records of all validations so far, whoever made them."""
 
-_BUSY = "another trial renders into {}; waiting"
+_BUSY = "another process renders into {}; waiting"
 
 
 class OneProcess:
     """An `Engine`.
 
     Args:
-        name: of the trial.
+        name: of the trial or cell.
         pool: what it reserved.
         live: who answers where nothing is rendered.
         note: takes what they have to say; it travels to them.
@@ -50,8 +50,8 @@ class OneProcess:
         pool: PoolSize,
         live: LiveTeachers | None,
         note: Callable[[str], object],
-        begins: Callable[[str, Path], None],
-        scored: Callable[[str, dict[str, Any], Path], None],
+        begins: Callable[[str, Path], None] = lambda stage, checkpoints: None,
+        scored: Callable[[str, dict[str, Any], Path], None] = lambda stage, record, checkpoints: None,
     ) -> None:
         self._name = name
         self._pool = pool
@@ -61,7 +61,7 @@ class OneProcess:
         self._scored = scored
 
     def train(self, run: Run, training: Training, checkpoints: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """The summary also says which trial "trained_by" it was, and the "validations"."""
+        """The summary also says who "trained_by" it was, and the "validations"."""
         stage = training.stage
         self._begins(stage, checkpoints)
         layout = Layout(self._pool, None)
@@ -108,7 +108,7 @@ class OneProcess:
             with alone_in(outputs.folder, functools.partial(self._note, _BUSY.format(outputs.folder))):
                 outputs.create()
                 for index in missing:
-                    if not outputs.has(index):  # another trial was faster
+                    if not outputs.has(index):  # another process was faster
                         renderer.render(rendering, index)
                     yield name, index
 

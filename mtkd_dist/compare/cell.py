@@ -1,0 +1,159 @@
+"""What the process of a cell does: train, score, and leave both in the cell's folder. Knows nothing of Ray.
+
+Everything is done once: called again, it goes on from the last checkpoint, or takes what is there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from mtkd_dist.compare.shared import Shared
+from mtkd_dist.compare.work import Work, asks_networks, config_of, config_of_method
+from mtkd_dist.config.tree import Config
+from mtkd_dist.data import ImageStore
+from mtkd_dist.methods import values_sent
+from mtkd_dist.models import digest_file, load_network
+from mtkd_dist.one_process import OneProcess
+from mtkd_dist.pools.device import use_threads
+from mtkd_dist.pools.evaluate import AGGREGATE, MEAN, EvaluateJob, Merged, score_photos_here
+from mtkd_dist.pools.placement import Layout, PoolSize, Resources
+from mtkd_dist.pools.teacher_worker import TeacherFile, TeacherWorker
+from mtkd_dist.pools.wire import sample_bytes
+from mtkd_dist.report.comparison import Cell, Scores
+from mtkd_dist.report.screen import WIDTH_OF_A_FILE
+from mtkd_dist.stages import manifest
+from mtkd_dist.stages.aggregate import run_aggregate
+from mtkd_dist.stages.answers import prepare, rendered_teachers
+from mtkd_dist.stages.distil import distil_training, run_distil
+from mtkd_dist.stages.distil_method import distil_method
+from mtkd_dist.stages.manifest import Manifest
+from mtkd_dist.stages.run import Run
+from mtkd_dist.stages.teachers import ReadyTeachers
+from mtkd_dist.stages.training import Training, jobs_of
+from mtkd_dist.tracking.tracker import Untracked
+from mtkd_dist.train.answered_here import answered_here
+
+LOG = "cell.log"
+NOBODY = ReadyTeachers((), {}, {})
+
+
+def train_aggregator(shared: Shared, seed: int) -> Path:
+    """The aggregator of one seed, and its image of every photograph; returns its file."""
+    config = dataclasses.replace(config_of_method(shared.config, "mtkd"), seed=seed)
+    with _run(shared, config, f"aggregators/seed-{seed}") as run:
+        path = run_aggregate(run, shared.teachers, cached=True)
+        prepare(run, rendered_teachers(run, shared.teachers.files, shared.teachers.digests, path))
+    return path
+
+
+def do_work(shared: Shared, work: Work, aggregator: Path | None) -> list[Cell]:
+    """Train and score the student, or the students, of `work`. `aggregator`: its file, where the method has one."""
+    config = config_of(shared.config, work)
+    with _run(shared, config, work.folder) as run:
+        teachers = shared.teachers if config.teachers else NOBODY
+        cached = config.teacher_outputs == "cached"
+        training = distil_training(run, teachers, aggregator, cached)
+        files = [run_distil(run, teachers, aggregator, cached)]
+        found = manifest.read(run.output / training.stage)
+        assert found is not None
+        bytes_per_sample = _bytes_per_sample(run, training, shared.pool)
+        return [
+            Cell(
+                method=work.method,
+                student=student,
+                seed=work.seed,
+                steps=config.distil.steps,
+                seconds=found.seconds / len(work.students),
+                bytes_per_sample=bytes_per_sample,
+                params=load_network(file, config.scale).params,
+                scores=_scores(run, shared, student, TeacherFile(student, file, None), file),
+            )
+            for student, file in zip(work.students, files, strict=True)
+        ]
+
+
+def score_references(shared: Shared, aggregators: dict[int, Path]) -> dict[str, Scores]:
+    """What students are measured by: bicubic, each teacher, their mean, and the aggregate of each seed."""
+    with _run(shared, config_of_method(shared.config, "mtkd"), "references") as run:
+        teachers = shared.teachers.files
+        aggregates = {f"{AGGREGATE} (seed {seed})": path for seed, path in aggregators.items()}
+        mean = [Merged(MEAN, teachers, None)] if teachers else []
+        job = EvaluateJob(
+            run.config.scale, (*teachers, *mean, *(Merged(name, teachers, path) for name, path in aggregates.items()))
+        )
+        weights = shared.teachers.digests | {name: digest_file(path) for name, path in aggregates.items()}
+        return _scored_before(run, "scores", {"weights": weights, "sets": shared.sets}, job, shared)
+
+
+@contextlib.contextmanager
+def _run(shared: Shared, config: Config, folder: str) -> Iterator[Run]:
+    """A launch's `Run` in a folder of the comparison, with a log there of what it says and what goes wrong in it."""
+    output = shared.output / folder
+    output.mkdir(parents=True, exist_ok=True)
+    use_threads(shared.pool.threads)
+    with (output / LOG).open("a", buffering=1, encoding="utf-8") as log:
+        console = Console(file=log, width=WIDTH_OF_A_FILE)
+
+        def note(text: str) -> None:
+            console.print(text, markup=False, highlight=False)
+
+        try:
+            yield Run(
+                config,
+                output,
+                console,
+                Untracked(),
+                Resources(shared.pool.threads, 1 if shared.pool.gpus else 0),
+                ImageStore.open(shared.images),
+                ImageStore.open(shared.validation) if shared.validation is not None else None,
+                {},
+                engine=OneProcess(folder, shared.pool, answered_here, note),
+            )
+        except Exception:
+            console.print(traceback.format_exc(), markup=False, highlight=False, soft_wrap=True)
+            raise
+
+
+def _bytes_per_sample(run: Run, training: Training, pool: PoolSize) -> int:
+    """What a student reads for one sample: LR, HR and the teachers' signals, as they travel or as they are stored."""
+    config, plan = run.config, run.plan(training.config)
+    if not config.teachers or not asks_networks(config):
+        method = distil_method(config)
+        values = values_sent(method, len(config.teachers), config.scale, plan.patch)
+        return sample_bytes(plan.patch, config.scale, values, config.answers.dtype)
+    _, teacher = jobs_of(run, training, Layout(pool, pool))
+    assert teacher is not None
+    meta, _ = TeacherWorker(teacher).answer(0, 0)
+    return meta["bytes"] // teacher.slot_size
+
+
+def _scores(run: Run, shared: Shared, name: str, model: TeacherFile, file: Path) -> Scores:
+    job = EvaluateJob(run.config.scale, (model,), bicubic=False)
+    inputs = {"weights": digest_file(file), "sets": shared.sets}
+    return _scored_before(run, f"scores/{file.stem}", inputs, job, shared)[name]
+
+
+def _scored_before(run: Run, stage: str, inputs: dict[str, Any], job: EvaluateJob, shared: Shared) -> dict[str, Scores]:
+    """Model -> its scores; those that the stage's folder holds of the same weights and photographs are taken."""
+    folder = run.output / stage
+    old = manifest.read(folder)
+    if old is not None and not manifest.changed(old, inputs, {}):
+        return old.summary
+    began = time.monotonic()
+    scores: dict[str, Any] = {}
+    for scored in score_photos_here([job], shared.photos):
+        for model, metrics in scored.scores.items():
+            of_set = scores.setdefault(model, {}).setdefault(scored.set, {})
+            of_set[scored.image] = metrics["psnr_y"], metrics["ssim_y"]
+    folder.mkdir(parents=True, exist_ok=True)
+    seconds = time.monotonic() - began
+    manifest.write(folder, Manifest(stage, inputs, {}, run.config.seed, seconds, summary=scores))
+    return scores

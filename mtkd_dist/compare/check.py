@@ -1,0 +1,63 @@
+"""Refuses a comparison that cannot work, before anything starts, naming key, value, what is expected and the remedy."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+from mtkd_dist.compare.tree import CompareConfig
+from mtkd_dist.compare.work import config_of_method
+from mtkd_dist.config.load import ConfigError, flatten
+from mtkd_dist.config.tree import Config
+from mtkd_dist.stages.check import check
+from mtkd_dist.stages.refuse import require
+
+
+def check_compare(compare: CompareConfig, base: Config) -> None:
+    """Errors: ConfigError for the first thing that cannot work. `base`: what all cells share."""
+    for key in ("methods", "students", "seeds"):
+        _check_names(key, getattr(compare, key))
+    require(all(0 <= seed < 2**32 for seed in compare.seeds), "seeds", compare.seeds, "numbers from 0 to below 2^32")
+    cell = compare.cell
+    require(0 < cell.cpus < math.inf, "cell.cpus", cell.cpus, "a number above 0")
+    require(
+        cell.gpus is None or 0 <= cell.gpus <= 1,
+        "cell.gpus",
+        cell.gpus,
+        "from 0 to 1: a cell trains on one GPU or a part of it",
+    )
+    require(cell.retries >= 0, "cell.retries", cell.retries, "0 or more")
+    require((compare.num_gpus or 0) >= 0, "num_gpus", compare.num_gpus, "0 or more")
+    for method in compare.methods:
+        for student in compare.students:
+            check(dataclasses.replace(config_of_method(base, method), student=student))
+
+
+def _check_names(key: str, names: Sequence[object]) -> None:
+    require(bool(names), key, names, "at least one")
+    require(len(set(names)) == len(names), key, names, "each of them once")
+
+
+def check_unchanged(compare: CompareConfig, file: Path) -> None:
+    """Whether the comparison that `file` holds can be gone on with. Cells that are done were made with its settings.
+
+    Errors: ConfigError that shows what differs.
+    """
+    if not file.exists():
+        return
+    before = flatten(yaml.safe_load(file.read_text())["launch"])
+    now = flatten(compare.launch)
+    changed = [
+        f"launch.{key}: {before.get(key)!r} -> {now.get(key)!r}"
+        for key in sorted({*before, *now})
+        if before.get(key) != now.get(key)
+    ]
+    if changed:
+        raise ConfigError(
+            f"output: the comparison in {file.parent} was begun with other settings ({'; '.join(changed)}), and only "
+            "students of the same plan are compared; go on with those, or give another --output"
+        )

@@ -1,0 +1,135 @@
+"""`mtkd compare`: trains every method with every student and seed, and says what they differ by."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+from rich.console import Console
+
+from mtkd_dist.command import EXIT_INTERRUPTED, EXIT_USAGE, refuse_unseen, work_in
+from mtkd_dist.compare.check import check_compare, check_unchanged
+from mtkd_dist.compare.load import base_config, load_compare
+from mtkd_dist.compare.results import Outcomes, hand_back
+from mtkd_dist.compare.schedule import Running
+from mtkd_dist.compare.shared import share
+from mtkd_dist.compare.tracking import Cells
+from mtkd_dist.compare.tree import CompareConfig
+from mtkd_dist.compare.work import Work, config_of_method, count_cells, works_of
+from mtkd_dist.config.load import ConfigError
+from mtkd_dist.config.tree import Config
+from mtkd_dist.pools.cluster import cluster, sigterm_as_interrupt
+from mtkd_dist.pools.errors import TrainingFailed
+from mtkd_dist.pools.placement import LayoutError, PoolSize, Resources
+from mtkd_dist.stages.answers import prepare, rendered_teachers
+from mtkd_dist.stages.inputs import fetched
+from mtkd_dist.stages.manifest import write_text
+from mtkd_dist.stages.photos import prepare_images
+from mtkd_dist.stages.run import Run, say
+from mtkd_dist.stages.teachers import run_teachers
+from mtkd_dist.stages.training import check_results
+from mtkd_dist.tracking.tracker import Tracker
+
+LOG = "compare.log"
+FILE = "compare.yaml"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status: 0 done, 1 failed (also one cell), 2 wrong usage, 130 interrupted."""
+    try:
+        return _main(sys.argv[1:] if argv is None else argv)
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+
+
+def _main(argv: Sequence[str]) -> int:
+    try:
+        compare = load_compare(argv)
+        base = fetched(base_config(compare), print)
+        check_compare(compare, base)
+        output = Path(compare.output).resolve()
+        check_unchanged(compare, output / FILE)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    return work_in(
+        output,
+        LOG,
+        "comparison",
+        "Interrupted. The same command goes on; cells that are done count.",
+        lambda console: run_compare(compare, base, output, console),
+    )
+
+
+def run_compare(compare: CompareConfig, base: Config, output: Path, console: Console) -> None:
+    """Errors: KeyboardInterrupt and TrainingFailed (some cells), once what is there is handed back; those of the stages
+    of a launch."""
+    tell = functools.partial(say, console)
+    works = works_of(compare, base)
+    many = f"{len(compare.methods)} methods x {len(compare.students)} students x {len(compare.seeds)} seeds"
+    tell(f"mtkd-dist  {many}, preset {base.preset}, x{base.scale}, output {compare.output}")
+    write_text(output / FILE, yaml.safe_dump(dataclasses.asdict(compare), sort_keys=False))
+    tracker = Tracker(output, "mtkd-compare", output.name, lambda text: tell(f"warning: {text}"))
+    tracker.start(dataclasses.asdict(compare))
+    outcomes = Outcomes(compare, base)
+    status = "FAILED"
+    try:
+        with cluster(compare.cluster, lambda text: tell(f"warning: {text}")) as resources, sigterm_as_interrupt():
+            tell(f"cluster  {resources.cpus} CPUs, {resources.gpus} GPUs, {resources.nodes} node(s)")
+            refuse_unseen(base, output, resources)
+            pool = pool_of_cell(compare, resources)
+            run = Run(base, output, console, tracker, resources, *prepare_images(base, output, tell))
+            check_results(run)
+            try:
+                _train_cells(compare, works, run, pool, outcomes)
+            finally:
+                # What is there is worth having, however it ended.
+                hand_back(outcomes, output, tracker, console)
+        if outcomes.failed:
+            raise TrainingFailed(
+                f"{outcomes.failed} of {count_cells(works)} cells failed (above; the log of each is in its folder "
+                "below cells); the same command tries them again, and what is done counts"
+            )
+        status = "FINISHED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    finally:
+        tracker.close(status)
+
+
+def pool_of_cell(compare: CompareConfig, available: Resources) -> PoolSize:
+    """What each cell reserves. Errors: LayoutError where not even one fits."""
+    cell = compare.cell
+    gpus = available.gpus if compare.num_gpus is None else compare.num_gpus
+    of_cell = (1.0 if gpus else 0.0) if cell.gpus is None else cell.gpus
+    if gpus > available.gpus or of_cell > gpus or cell.cpus > available.cpus:
+        raise LayoutError(
+            f"a cell wants {cell.cpus:g} CPUs and {of_cell:g} GPUs (cell.cpus, cell.gpus) of {gpus} GPUs (num_gpus), "
+            f"and the cluster has {available.cpus} CPUs and {available.gpus} GPUs; ask for less, or name a larger "
+            "cluster with --address"
+        )
+    return PoolSize(1, cell.cpus, of_cell)
+
+
+def _train_cells(compare: CompareConfig, works: Sequence[Work], run: Run, pool: PoolSize, outcomes: Outcomes) -> None:
+    """What all cells share is made first, then they run."""
+    teachers = run_teachers(run)
+    if any(config_of_method(run.config, method).teacher_outputs == "cached" for method in compare.methods):
+        prepare(run, rendered_teachers(run, teachers.files, teachers.digests))
+    shared = share(run, teachers, pool)
+    cells = Cells(run.tracker, count_cells(works), run.say)
+    run.say(f"cells  {count_cells(works)}, {pool.cpus:g} CPUs and {pool.gpus:g} GPUs each")
+    running = Running(shared, works, compare.seeds, compare.cell.retries)
+    for work, outcome in running.ended():
+        outcomes.add(work, outcome)
+        cells.ended(work, outcome)
+    references = running.references()
+    if isinstance(references, str):
+        run.say(f"references: failed: {references}")
+    else:
+        outcomes.references = references

@@ -1,0 +1,93 @@
+"""What a comparison consists of: its cells, how they are put together to works, and the configuration of each. Pure."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from mtkd_dist.compare.tree import CompareConfig
+from mtkd_dist.config.tree import Config, MethodName
+from mtkd_dist.methods import NeedsNetworks, images_asked
+from mtkd_dist.stages.distil_method import distil_method, in_force, settings_unused
+from mtkd_dist.stages.manifest import fingerprint
+
+
+class Work(NamedTuple):
+    """What one process trains: one cell, or the cells of several students that learn from one stream of answers."""
+
+    method: MethodName
+    students: tuple[str, ...]
+    seed: int
+
+    @property
+    def folder(self) -> str:
+        """Below the output folder. Of a stream all students share it."""
+        first, *more = self.students
+        students = f"{len(self.students)}-students-{fingerprint({'students': self.students})}" if more else slug(first)
+        return f"cells/{self.method}/{students}/seed-{self.seed}"
+
+
+def slug(network: str) -> str:
+    """A network's text as the name of a folder: `edsr-baseline:width=16` -> `edsr-baseline-width=16`."""
+    return re.sub(r"[^\w=.-]+", "-", network)
+
+
+def works_of(compare: CompareConfig, base: Config) -> list[Work]:
+    """All that is to be trained, the longest first: what is begun late ends late.
+
+    Methods whose teachers must answer live train all students of a seed at once, so that the teachers answer once.
+    """
+    streams = [method for method in compare.methods if asks_networks(config_of_method(base, method))]
+    together = [Work(method, tuple(compare.students), seed) for method in streams for seed in compare.seeds]
+    alone = [
+        Work(method, (student,), seed)
+        for method in compare.methods
+        if method not in streams
+        for student in compare.students
+        for seed in compare.seeds
+    ]
+    return together + alone
+
+
+def asks_networks(config: Config) -> bool:
+    """Whether the method asks its teachers for more than images, which can be rendered before."""
+    try:
+        images_asked(distil_method(config), len(config.teachers), config.scale)
+    except NeedsNetworks:
+        return True
+    return False
+
+
+def config_of_method(base: Config, method: MethodName) -> Config:
+    """The shared configuration with one method: settings of other methods, which it would not look at, are left out,
+    and so are the teachers where it needs none."""
+    config = dataclasses.replace(base, method=method)
+    config = _with(config, {key: default for key, (_, default) in settings_unused(config).items()})
+    config, _ = in_force(config)
+    live = not config.teachers or asks_networks(config)
+    return dataclasses.replace(config, teacher_outputs="live" if live else "cached")
+
+
+def config_of(base: Config, work: Work) -> Config:
+    """As a launch would have it that does this work alone."""
+    config = config_of_method(base, work.method)
+    first, *more = work.students
+    return dataclasses.replace(config, student=first, seed=work.seed)
+
+
+def _with(config: Config, values: dict[str, Any]) -> Config:
+    """With other values of some keys of its groups, which are given by dotted names."""
+    for group in dict.fromkeys(_group(key) for key in values):
+        own = {key.partition(".")[2]: value for key, value in values.items() if _group(key) == group}
+        config = dataclasses.replace(config, **{group: dataclasses.replace(getattr(config, group), **own)})
+    return config
+
+
+def _group(key: str) -> str:
+    return key.partition(".")[0]
+
+
+def count_cells(works: Iterable[Work]) -> int:
+    return sum(len(work.students) for work in works)
