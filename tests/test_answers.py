@@ -24,7 +24,6 @@ from mtkd_dist.stages.answers_choice import Costs, choose, costs, made_with, rea
 from mtkd_dist.stages.manifest import Manifest
 from mtkd_dist.stages.run import Run
 from mtkd_dist.stages.teachers import ReadyTeachers
-from tests.test_cached_source import Features
 
 GB = 10**9
 FOLDER = Path("outputs")
@@ -71,15 +70,6 @@ def test_the_cheaper_way_that_is_possible_is_chosen(live: float, cached: float, 
     assert ("no room here" in choice.why) != room
     assert "live costs" in choice.why
     assert "1.0 GB" in choice.why
-
-
-def test_a_method_that_needs_the_networks_is_refused_before_anything_starts(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(checks, "distil_method", lambda config: Features())
-    checks.check(load_config([]))
-    with pytest.raises(ConfigError, match=r"teacher_outputs: the method Features.*needs live teachers"):
-        checks.check(load_config(["--teacher-outputs", "cached"]))
 
 
 def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:

@@ -80,17 +80,17 @@ def test_blocks_that_more_than_the_tap_depends_on_stay() -> None:
 def test_the_loss_is_the_distance_to_the_truth_and_that_of_what_the_tails_make_of_the_students_features(
     side: int,
 ) -> None:
-    teachers = {text.partition(":")[0]: frozen(text) for text in FAMILIES}
-    network, batch = student(), batch_for(teachers, side)
+    teachers = {text.partition(":")[0]: frozen(text).double() for text in FAMILIES}
+    network, batch = student().double(), batch_for(teachers, side, torch.float64)
     method = CrossKD(tap="early", teacher_tap="middle", hr_weight=0.5, cross_weight=3)
-    equipped = method.equip(network, teachers, side)
+    equipped = method.equip(network, teachers, side).double()
     sr, features = features_of(network, batch.lr, ["early"])
     expected = 0.5 * (sr - batch.hr).abs().mean()
     for n, (teacher, adapter) in enumerate(zip(teachers.values(), equipped.adapters, strict=True)):
         image = Tail(teacher, "middle", side)(batch.lr, adapter(features["early"]))
         expected += 3 * (image - batch.signals["teachers"][:, n]).abs().mean() / len(teachers)
     assert isinstance(method, Method)
-    assert method.loss(equipped, batch).total.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert method.loss(equipped, batch).total.item() == pytest.approx(expected.item(), rel=1e-12)
 
 
 def test_an_adapter_stands_only_where_widths_differ() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import ray
 import torch
 
 from mtkd_dist import launch, verify_run
-from mtkd_dist.models import read_state_dict
+from mtkd_dist.models import read_metadata, read_state_dict
 from mtkd_dist.train.consumption import read_logs
 from tests.nets import write_launch
 
@@ -56,8 +57,10 @@ def check_equal(output: Path, undisturbed: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
-def test_the_same_command_after_kill_9_ends_bit_equal_on_a_cluster_that_lives_on(tmp_path: Path) -> None:
-    argv = ["--config", str(write_config(tmp_path)), "--num-gpus", "2"]
+@pytest.mark.parametrize("method", ["mtkd", "at", "fakd", "dukd"])
+def test_the_same_command_after_kill_9_ends_bit_equal_on_a_cluster_that_lives_on(method: str, tmp_path: Path) -> None:
+    """With methods that ask live teachers for more than images, too; DUKD asks questions of its own making."""
+    argv = ["--config", str(write_config(tmp_path)), "--num-gpus", "2", "--method", method]
     killed, undisturbed = tmp_path / "killed", tmp_path / "undisturbed"
     address = ray.get_runtime_context().gcs_address
     command = [sys.executable, "-m", "mtkd_dist.launch", *argv, "--output", str(killed), "--cluster.address", address]
@@ -65,6 +68,9 @@ def test_the_same_command_after_kill_9_ends_bit_equal_on_a_cluster_that_lives_on
     for output in (killed, undisturbed):
         assert launch.main([*argv, "--output", str(output)]) == 0
     check_equal(killed, undisturbed)
+    assert read_metadata(killed / "student.safetensors")["method"] == method
+    pools = json.loads((killed / "distil" / "manifest.json").read_text())["summary"]["pools"]
+    assert pools.keys() == {"students", "teachers"}
 
 
 @pytest.mark.slow
