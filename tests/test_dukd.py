@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import copy
 import dataclasses
 import itertools
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +17,9 @@ from mtkd_dist.methods import Batch, Crops, FrozenNetworks, Unsuitable
 from mtkd_dist.methods.dukd import DUKD, alterations, zoom_in, zoom_out
 from mtkd_dist.methods.invertible import OPERATIONS, augment, undo
 from mtkd_dist.models import build_network
-from tests.nets import Nearest
+from mtkd_dist.train.loop import train
+from mtkd_dist.train.state import TrainState
+from tests.nets import Answered, Nearest, make_job, make_store, make_teacher, share
 
 TEACHERS = FrozenNetworks({"a": Nearest(2), "b": Nearest(2, gain=0.5)})
 
@@ -158,6 +163,27 @@ def test_the_student_learns_from_every_part() -> None:
         student.zero_grad()
         method.loss(student, batch_of(of, method)).parts[name].backward()
         assert student.get_parameter("head.0.weight").grad.any(), name  # type: ignore[union-attr]
+
+
+def test_a_step_goes_by_the_gradient_of_its_own_three_questions_alone(tmp_path: Path) -> None:
+    """Public code steps twice for each crop, and the second time by the sum of both gradients."""
+    made = make_job(make_store(tmp_path), DUKD(), steps=3, learning_rate=1e-2)
+    job = dataclasses.replace(made, tails=(make_teacher(tmp_path, "a", seed=1),))
+    source, state = Answered(job, share(job), torch.device("cpu")), TrainState(job.build(), job.training)
+    expected, posted, before = [], list[dict[str, Any]](), copy.deepcopy(state.model)
+
+    def consumed(step: int, *_: object) -> None:
+        before.zero_grad()
+        job.method.loss(before, source.fetch(step)).total.backward()
+        expected.append(torch.stack([weight.grad.norm() for weight in before.parameters()]).norm().item())  # type: ignore[union-attr]
+        before.load_state_dict(state.model.state_dict())
+
+    train(
+        state, state.model, job.method, source, job.training, seed=0, rank=0, world_size=1, consumed=consumed,
+        checkpoint=lambda: None, validate=lambda: None, post=posted.extend,
+    )  # fmt: skip
+    assert [record["gradient_norm"] for record in posted] == pytest.approx(expected)
+    assert len(expected) == job.training.steps
 
 
 def test_a_batch_without_checks_is_refused() -> None:
