@@ -152,7 +152,7 @@ def _scored_before(run: Run, stage: str, inputs: dict[str, Any], job: EvaluateJo
     for scored in score_photos_here([job], shared.photos):
         for model, metrics in scored.scores.items():
             of_set = scores.setdefault(model, {}).setdefault(scored.set, {})
-            of_set[scored.image] = metrics["psnr_y"], metrics["ssim_y"]
+            of_set[scored.image] = [metrics["psnr_y"], metrics["ssim_y"]]  # as JSON has them
     folder.mkdir(parents=True, exist_ok=True)
     seconds = time.monotonic() - began
     manifest.write(folder, Manifest(stage, inputs, {}, run.config.seed, seconds, summary=scores))

@@ -56,9 +56,9 @@ class DUKD:
 
     def teach(self, crops: Crops, networks: FrozenNetworks) -> dict[str, Tensor]:
         """ "teachers" and "zoom_in" (B,N,3,s*h,s*w), "zoom_out" (B,N,3,h,w)."""
-        questions = {"teachers": crops.lr, "zoom_in": zoom_in(crops), "zoom_out": zoom_out(crops)}
-        # Of the networks themselves: rendered files answer for the crop alone, whatever they are asked.
+        # The networks themselves: rendered files answer for the crop alone, whatever they are asked.
         teachers = networks.teachers.values()
+        questions = {"teachers": crops.lr, "zoom_in": zoom_in(crops), "zoom_out": zoom_out(crops)}
         return {
             name: torch.stack([teacher(images) for teacher in teachers], dim=1) for name, images in questions.items()
         }
