@@ -11,10 +11,9 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mtkd_dist.config.tree import TrainingConfig
-from mtkd_dist.methods import Batch, Crops, FrozenNetworks, Method
+from mtkd_dist.methods import Batch, Crops, FrozenNetworks, Method, Unsuitable
 from mtkd_dist.methods.adapters import StudentWithAdapters, shipped
 from mtkd_dist.methods.crosskd import CrossKD
-from mtkd_dist.methods.feature_maps import TapError
 from mtkd_dist.methods.tails import Tail
 from mtkd_dist.methods.taps import features_of
 from mtkd_dist.models import build_network, load_network, load_strict, save_network
@@ -237,8 +236,8 @@ def test_a_file_of_a_teacher_is_all_that_a_rank_needs(tmp_path: Path) -> None:
     ],
 )
 def test_a_split_that_does_not_fit_is_refused_before_anything_starts(method: CrossKD, message: str) -> None:
-    with pytest.raises(TapError, match=message):
-        method.check(student(), {"b": frozen(FAMILIES[1])}, 8, 2)
+    with pytest.raises(Unsuitable, match=message):
+        method.check(student(), {"b": frozen(FAMILIES[1])}, 8)
 
 
 class DeadEnd(nn.Module):
@@ -254,13 +253,13 @@ class DeadEnd(nn.Module):
 
 
 def test_a_split_through_which_nothing_can_be_learned_is_refused() -> None:
-    with pytest.raises(TapError, match=r"teacher b: tap branch: the image does not depend on its features"):
-        CrossKD(teacher_tap="branch").check(student(), {"b": DeadEnd()}, 8, 2)
+    with pytest.raises(Unsuitable, match=r"teacher b: tap branch: the image does not depend on its features"):
+        CrossKD(teacher_tap="branch").check(student(), {"b": DeadEnd()}, 8)
 
 
 def test_no_teacher_and_a_student_without_tails_are_refused() -> None:
-    with pytest.raises(ValueError, match="got none"):
-        CrossKD().check(student(), {}, 8, 2)
+    with pytest.raises(Unsuitable, match="none are given"):
+        CrossKD().check(student(), {}, 8)
     with pytest.raises(TypeError, match="what `equip` makes of a student, got a EDSR"):
         CrossKD().loss(student(), batch_for({"b": frozen(FAMILIES[1])}))
 

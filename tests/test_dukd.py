@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from mtkd_dist.data import bicubic_downscale
-from mtkd_dist.methods import Batch, Crops, FrozenNetworks
+from mtkd_dist.methods import Batch, Crops, FrozenNetworks, Unsuitable
 from mtkd_dist.methods.dukd import DUKD, alterations, zoom_in, zoom_out
 from mtkd_dist.methods.invertible import OPERATIONS, augment, undo
 from mtkd_dist.models import build_network
@@ -167,17 +167,9 @@ def test_a_batch_without_checks_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "teachers", "patch", "message"),
-    [
-        (DUKD(), TEACHERS.teachers, 10, "10 LR pixels cannot be shrunk 4 times.*take 8 or 12"),
-        (DUKD(), TEACHERS.teachers, 3, "take 4$"),
-        (DUKD(), {}, 8, "got none"),
-        (DUKD(alter=3), TEACHERS.teachers, 8, "alter=3 is a probability"),
-    ],
+    ("patch", "message"), [(10, "10 LR pixels cannot be shrunk 4 times.*take 8 or 12"), (3, "take 4$")]
 )
-def test_what_cannot_work_is_refused_before_anything_starts(
-    method: DUKD, teachers: dict[str, nn.Module], patch: int, message: str
-) -> None:
-    DUKD().check(Nearest(4), TEACHERS.teachers, 8, 4)
-    with pytest.raises(ValueError, match=message):
-        method.check(Nearest(4), teachers, patch, 4)
+def test_a_patch_that_cannot_be_shrunk_is_refused_before_anything_starts(patch: int, message: str) -> None:
+    DUKD().check_patch(8, 4)
+    with pytest.raises(Unsuitable, match=message):
+        DUKD().check_patch(patch, 4)

@@ -9,11 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mtkd_dist.methods import Batch, Crops, FrozenNetworks, Method
+from mtkd_dist.methods import Batch, Crops, FrozenNetworks, Method, Unsuitable
 from mtkd_dist.methods.affinity import FeatureAffinity, affinity_l1, normalised
 from mtkd_dist.methods.asked import NeedsNetworks, images_asked
 from mtkd_dist.methods.attention import AttentionTransfer, attention_map
-from mtkd_dist.methods.feature_maps import TapError
 from mtkd_dist.methods.featured import Featured
 from mtkd_dist.methods.taps import features_of
 from mtkd_dist.models import build_network
@@ -209,22 +208,22 @@ def test_rendered_files_cannot_answer_for_features(method: Method) -> None:
 
 def test_a_check_passes_networks_of_different_families_and_names_the_one_that_does_not_fit() -> None:
     student, teachers = networks()
-    AttentionTransfer().check(student, teachers.teachers, 8, 2)
+    AttentionTransfer().check(student, teachers.teachers, 8)
     named = AttentionTransfer(taps=["body.1"], teacher_taps=["body.1"])
-    with pytest.raises(TapError, match=r"teacher b: RLFN has no tap 'body.1'.*nearest first: block_1"):
-        named.check(student, teachers.teachers, 8, 2)
-    with pytest.raises(TapError, match=r"the student: EDSR has no tap 'body.9'"):
-        AttentionTransfer(taps=["body.9"]).check(student, teachers.teachers, 8, 2)
+    with pytest.raises(Unsuitable, match=r"teacher b: RLFN has no tap 'body.1'.*nearest first: block_1"):
+        named.check(student, teachers.teachers, 8)
+    with pytest.raises(Unsuitable, match=r"the student: EDSR has no tap 'body.9'"):
+        AttentionTransfer(taps=["body.9"]).check(student, teachers.teachers, 8)
 
 
 def test_a_check_refuses_taps_that_are_no_pairs_no_taps_and_no_teachers() -> None:
     student, teachers = networks()
-    with pytest.raises(ValueError, match=r"taps has 1 names \(late\) and teacher_taps 2.*as many of both"):
-        FeatureAffinity(taps=["late"], teacher_taps=["early", "late"]).check(student, teachers.teachers, 8, 2)
-    with pytest.raises(ValueError, match="early, middle, late"):
-        FeatureAffinity(taps=[]).check(student, teachers.teachers, 8, 2)
-    with pytest.raises(ValueError, match="got none"):
-        FeatureAffinity().check(student, {}, 8, 2)
+    with pytest.raises(Unsuitable, match=r"2 \(early, late\) are to be .* pairs with 1 .*\(late\).*as many of both"):
+        FeatureAffinity(taps=["late"], teacher_taps=["early", "late"]).check(student, teachers.teachers, 8)
+    with pytest.raises(Unsuitable, match="early, middle, late"):
+        FeatureAffinity(taps=[]).check(student, teachers.teachers, 8)
+    with pytest.raises(Unsuitable, match="none are given"):
+        FeatureAffinity().check(student, {}, 8)
 
 
 def test_affinities_of_maps_of_two_sizes_are_refused() -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mtkd_dist.data import bicubic_upscale, build_store, find_photos
+from mtkd_dist.methods.taps import features_of
 from mtkd_dist.metrics import from_uint8, score, to_uint8
 from mtkd_dist.models import build_network, load_network
 from mtkd_dist.pools.inference import MAX_GRAPHS, Frozen, fitting_dtype, inference_dtype
@@ -111,6 +112,20 @@ def test_a_captured_graph_answers_each_image_as_the_network_does() -> None:
     for _ in range(3):
         images = torch.rand(2, 3, 8, 8, device=device)
         torch.testing.assert_close(frozen(images), frozen.network(images), atol=1e-5, rtol=1e-4)
+    assert all(graph is not None for graph in frozen._graphs.values())
+
+
+@pytest.mark.gpu
+def test_features_are_heard_of_a_network_that_is_captured_for_others() -> None:
+    device = torch.device("cuda")
+    network = build_network(TINY, 2).to(device).eval()
+    frozen = Frozen("teacher a", network, 2, device, torch.float32)
+    lr = torch.rand(2, 3, 8, 8, device=device)
+    for _ in range(2):
+        image = frozen(lr)
+        heard, features = features_of(frozen, lr, ["late"])
+        torch.testing.assert_close(heard, image, atol=1e-5, rtol=1e-4)
+        assert features["late"].shape == (2, 8, 8, 8)
     assert all(graph is not None for graph in frozen._graphs.values())
 
 

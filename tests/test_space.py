@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mtkd_dist.config.load import ConfigError, flatten, keys_of
 from mtkd_dist.config.presets import PRESETS
-from mtkd_dist.config.tree import Config, MethodName, TrainingConfig
+from mtkd_dist.config.tree import ATConfig, Config, MethodName, TrainingConfig
 from mtkd_dist.models import parse_aggregator, parse_network
 from mtkd_dist.stages.training import WEIGHTLESS
 from mtkd_tune.space import Space, why_not
@@ -194,6 +194,10 @@ def test_an_aggregator_that_is_given_as_a_file_has_nothing_to_search() -> None:
     [
         ("mean", ["loss.levels", "loss.teacher_weights"], ["aggregator.width", "aggregate.steps", "kd.hr_weight"]),
         ("kd", ["kd.hr_weight", "kd.teacher_weight", "loss.teacher_weights"], ["loss.levels", "loss.l1_weight"]),
+        ("at", ["at.attention_weight", "at.hr_weight"], ["loss.l1_weight", "aggregator", "fakd.affinity_weight"]),
+        ("fakd", ["fakd.affinity_weight", "student.width"], ["loss.teacher_weights", "at.attention_weight"]),
+        ("dukd", ["dukd.alter", "dukd.hr_weight", "student"], ["aggregate.steps", "kd.hr_weight"]),
+        ("crosskd", ["crosskd.cross_weight", "student"], ["loss.levels", "dukd.alter"]),
         ("scratch", ["distil.learning_rate"], ["loss.l1_weight", "aggregator", "kd.teacher_weight"]),
     ],
 )
@@ -206,6 +210,29 @@ def test_a_sweep_of_a_method_searches_the_settings_that_it_has(
         with pytest.raises(ConfigError, match=said) as error:
             Space.parse({name: {"choice": [object()]}}, base)
         assert ("is not to be searched" in str(error.value)) == (name in refused)
+
+
+@pytest.mark.parametrize(
+    ("method", "names"),
+    [("at", ("taps", "teacher_taps")), ("fakd", ("taps", "teacher_taps")), ("crosskd", ("tap", "teacher_tap"))],
+)
+def test_taps_are_the_same_for_all_trials_because_only_networks_can_tell_which_there_are(
+    method: MethodName, names: tuple[str, str]
+) -> None:
+    base = dataclasses.replace(BASE, method=method)
+    for name in names:
+        with pytest.raises(ConfigError, match=rf"{method}\.{name} is not to be searched: .*asked of the networks"):
+            Space.parse({f"{method}.{name}": {"choice": ["body.0"]}}, base)
+
+
+def test_students_are_searched_with_taps_that_every_student_has() -> None:
+    search = {"student": {"choice": [BASE.student, "rlfn:width=16"]}}
+    for config in (ATConfig(), ATConfig(taps=["late"], teacher_taps=["body.0"])):
+        Space.parse(search, dataclasses.replace(BASE, method="at", at=config, teacher_outputs="live"))
+    base = dataclasses.replace(BASE, method="at", at=ATConfig(taps=["body.2"]), teacher_outputs="live")
+    for name in ("student", "student.blocks"):
+        with pytest.raises(ConfigError, match=rf"{name} is not to be searched: body.2 are modules of edsr-base.*early"):
+            Space.parse({name: search["student"]}, base)
 
 
 def test_methods_and_distances_are_compared_by_sweeps_of_their_own() -> None:

@@ -10,7 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from mtkd_dist.methods.feature_maps import TapError, as_map
-from mtkd_dist.methods.taps import LEVELS, body_blocks, check_taps, features_of, resolve
+from mtkd_dist.methods.taps import (
+    LEVELS,
+    body_blocks,
+    check_taps,
+    features_of,
+    is_listening,
+    listening,
+    resolve,
+)
 from mtkd_dist.models import build_network
 from mtkd_dist.pools.inference import Frozen
 from mtkd_dist.pools.precision import Autocast
@@ -69,6 +77,18 @@ def test_spandrels_other_transformers_are_tapped_as_well() -> None:
     dctlsa = DCTLSA(nf=10, upscale=2)
     assert check_taps(dctlsa, ["early"], (16, 16)) == {"early": (10, 16, 16)}
     assert resolve(dctlsa, "early") == "B2"
+
+
+def test_a_network_knows_that_this_thread_listens_to_it_whatever_it_is_wrapped_in() -> None:
+    network, other = (build_network("edsr-baseline:width=8,blocks=2", 2) for _ in range(2))
+    wrapped = Frozen("teacher a", network, 2, torch.device("cpu"), torch.float32)
+    with listening(wrapped, ["body.0"]), ThreadPoolExecutor(1) as another_thread:
+        assert is_listening(wrapped)
+        assert is_listening(network)
+        assert not is_listening(other)
+        assert not another_thread.submit(is_listening, network).result()
+        wrapped(torch.rand(1, 3, 8, 8))
+    assert not is_listening(network)
 
 
 def test_the_image_is_the_one_that_the_network_makes_anyway() -> None:

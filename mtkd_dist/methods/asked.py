@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from mtkd_dist.methods.base import Crops, Method
+from mtkd_dist.methods.base import Crops, FrozenNetworks, Method
 
 Asked = Literal["teachers", "aggregate"]
 
@@ -33,6 +33,13 @@ def values_sent(method: Method, num_teachers: int, scale: int, patch: int) -> in
     """
     listener = _Listener(type(method).__name__, num_teachers, scale)
     signals = method.teach(_black_crops(patch, scale, "meta"), listener)  # type: ignore[arg-type]
+    return sum(signal.numel() for signal in signals.values())
+
+
+@torch.no_grad()
+def values_sent_by(method: Method, networks: FrozenNetworks, scale: int, patch: int) -> int:
+    """`values_sent` of any method, found out by asking these networks on the CPU."""
+    signals = method.teach(_black_crops(patch, scale), networks)
     return sum(signal.numel() for signal in signals.values())
 
 
@@ -62,6 +69,6 @@ class _Listener:
 
     def __getattr__(self, name: str) -> Any:
         raise NeedsNetworks(
-            f"the method {self._method} asks its teachers for {name!r}, and rendered files hold their images only: it "
-            "needs live teachers (--teacher-outputs live)"
+            f"{self._method} asks for the {name} themselves, and rendered files hold their images only: it needs live "
+            "teachers (--teacher-outputs live)"
         )

@@ -96,6 +96,32 @@ class Method(Protocol):
         ...
 
 
+class Unsuitable(ValueError):
+    """Networks or patches that a method cannot work with; the message says with what it would.
+
+    `setting`: what is to be changed, one of the method's settings, "teachers" or "patch".
+    """
+
+    def __init__(self, setting: str, words: str) -> None:
+        super().__init__(setting, words)
+        self.setting, self.words = setting, words
+
+    def __str__(self) -> str:
+        return self.words
+
+
+@runtime_checkable
+class ChecksNetworks(Protocol):
+    """What a method is, beside a `Method`, that not all networks are fit for."""
+
+    def check(self, student: nn.Module, teachers: Mapping[str, nn.Module], patch: int) -> None:
+        """Before anything starts, whether it can work with these networks on LR patches of `patch` x `patch`.
+
+        Errors: Unsuitable.
+        """
+        ...
+
+
 def settings_of(method: Method) -> dict[str, Any]:
     """All that a method's result depends on, as plain data.
 

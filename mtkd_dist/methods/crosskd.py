@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import l1_loss
 
 from mtkd_dist.methods.adapters import StudentWithAdapters
-from mtkd_dist.methods.base import Batch, Crops, Losses, TeacherImages
+from mtkd_dist.methods.base import Batch, Crops, Losses, TeacherImages, Unsuitable
 from mtkd_dist.methods.feature_maps import TapError
 from mtkd_dist.methods.featured import check_named
 from mtkd_dist.methods.tails import Tail
@@ -38,8 +38,8 @@ class CrossKD:
     cross_weight: float = 1.0
     needs_teachers: bool = True
 
-    def check(self, student: nn.Module, teachers: Mapping[str, nn.Module], patch: int, scale: int) -> None:
-        """Before anything starts: whether both cuts fit. Errors: ValueError (TapError for a tap), with what would."""
+    def check(self, student: nn.Module, teachers: Mapping[str, nn.Module], patch: int) -> None:
+        """Before anything starts: whether both cuts fit. Errors: Unsuitable, with what would."""
         self.equip(student, teachers, patch)
 
     def equip(self, student: nn.Module, teachers: Mapping[str, nn.Module], patch: int) -> StudentWithAdapters:
@@ -52,16 +52,17 @@ class CrossKD:
         Errors: as `check`.
         """
         if not teachers:
-            raise ValueError("CrossKD sends the student's features through teachers and got none: give one")
-        width, _, _ = check_named("the student", student, [self.tap], patch)[self.tap]
+            raise Unsuitable("teachers", "none are given, through which to send the student's features: give one")
+        width, _, _ = check_named("tap", "the student", student, [self.tap], patch)[self.tap]
+        tap, setting = (self.teacher_tap, "teacher_tap") if self.teacher_tap else (self.tap, "tap")
         tails = []
         for name, teacher in teachers.items():
-            tap = self.teacher_tap or self.tap
-            check_named(f"teacher {name}", teacher, [tap], patch)
+            who = f"teacher {name}" if self.teacher_tap else f"teacher {name}, as there is no teacher_tap"
+            check_named(setting, who, teacher, [tap], patch)
             try:
                 tails.append(Tail(teacher, tap, patch))
             except TapError as error:
-                raise TapError(f"teacher {name}: {error}") from None
+                raise Unsuitable(setting, f"{who}: {error}") from None
         return StudentWithAdapters(student, self.tap, width, tails)
 
     def teach(self, crops: Crops, networks: TeacherImages) -> dict[str, Tensor]:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import l1_loss
 
 from mtkd_dist.data import bicubic_downscale
-from mtkd_dist.methods.base import Batch, Crops, FrozenNetworks, Losses
+from mtkd_dist.methods.base import Batch, Crops, FrozenNetworks, Losses, Unsuitable
 from mtkd_dist.methods.invertible import OPERATIONS, augment, undo
 
 
@@ -41,22 +40,19 @@ class DUKD:
     alter: float = 0.3
     needs_teachers: bool = True
 
-    def check(self, student: nn.Module, teachers: Mapping[str, nn.Module], patch: int, scale: int) -> None:
-        """Before anything starts. Errors: ValueError, with what would work."""
-        if not teachers:
-            raise ValueError("DUKD learns from the answers of teachers and got none: give one")
-        if not 0 <= self.alter <= 1:
-            raise ValueError(f"alter={self.alter} is a probability: give 0 to 1, such as 0.3")
+    def check_patch(self, patch: int, scale: int) -> None:
+        """Before anything starts, whether LR patches of `patch` x `patch` can be shrunk. Errors: Unsuitable."""
         if patch % scale:
             lower = patch - patch % scale
-            raise ValueError(
-                f"a patch of {patch} LR pixels cannot be shrunk {scale} times for zooming out: take "
-                f"{f'{lower} or ' if lower else ''}{lower + scale}"
+            raise Unsuitable(
+                "patch",
+                f"{patch} LR pixels cannot be shrunk {scale} times for zooming out: take "
+                f"{f'{lower} or ' if lower else ''}{lower + scale}",
             )
 
     def teach(self, crops: Crops, networks: FrozenNetworks) -> dict[str, Tensor]:
         """ "teachers" and "zoom_in" (B,N,3,s*h,s*w), "zoom_out" (B,N,3,h,w)."""
-        # The networks themselves: rendered files answer for the crop alone, whatever they are asked.
+        # Of the networks themselves: rendered files answer for the crop alone, whatever they are asked.
         teachers = networks.teachers.values()
         questions = {"teachers": crops.lr, "zoom_in": zoom_in(crops), "zoom_out": zoom_out(crops)}
         return {

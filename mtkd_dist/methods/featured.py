@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import l1_loss
 
-from mtkd_dist.methods.base import Batch, FrozenNetworks
+from mtkd_dist.methods.base import Batch, FrozenNetworks, Unsuitable
 from mtkd_dist.methods.feature_maps import TapError
 from mtkd_dist.methods.taps import LEVELS, check_taps, features_of
+
+_SOME = ", ".join(LEVELS)
 
 
 @dataclass(frozen=True)
@@ -28,24 +30,28 @@ class Featured:
     teacher_weight: float = 1.0
     needs_teachers: bool = True
 
-    def check(self, student: nn.Module, teachers: Mapping[str, nn.Module], patch: int, scale: int) -> None:
+    def check(self, student: nn.Module, teachers: Mapping[str, nn.Module], patch: int) -> None:
         """Before anything starts: whether all taps exist and give maps of `patch` x `patch` LR pixels.
 
-        Errors: ValueError (TapError for a tap), with what would work.
+        Errors: Unsuitable, with what would work.
         """
         if not teachers:
-            raise ValueError(f"{type(self).__name__} compares features with those of teachers and got none: give one")
+            raise Unsuitable("teachers", "none are given, with whose features to compare: give one")
         if not self.taps:
-            raise ValueError(f"taps is empty, so that nothing is compared: give some, such as {', '.join(LEVELS)}")
+            raise Unsuitable("taps", f"none are given, so that nothing is compared: give some, such as {_SOME}")
         if len(self._of_teachers()) != len(self.taps):
-            raise ValueError(
-                f"taps has {len(self.taps)} names ({', '.join(self.taps)}) and teacher_taps "
-                f"{len(self.teacher_taps)} ({', '.join(self.teacher_taps)}): they are compared in pairs, so give as "
-                "many of both, or no teacher_taps where both networks have the same"
+            raise Unsuitable(
+                "teacher_taps",
+                f"{len(self.teacher_taps)} ({', '.join(self.teacher_taps)}) are to be compared in pairs with "
+                f"{len(self.taps)} of the student ({', '.join(self.taps)}): give as many of both, or none here where "
+                "all networks have the same",
             )
-        check_named("the student", student, self.taps, patch)
+        check_named("taps", "the student", student, self.taps, patch)
         for name, teacher in teachers.items():
-            check_named(f"teacher {name}", teacher, self._of_teachers(), patch)
+            if self.teacher_taps:
+                check_named("teacher_taps", f"teacher {name}", teacher, self.teacher_taps, patch)
+            else:
+                check_named("taps", f"teacher {name}, as there are no teacher_taps", teacher, self.taps, patch)
 
     def ask(self, lr: Tensor, networks: FrozenNetworks) -> tuple[Tensor, list[list[Tensor]]]:
         """Images (B,N,3,H,W), and of each teacher the features (B,C,h,w) of each tap."""
@@ -65,9 +71,11 @@ class Featured:
         return self.teacher_taps or self.taps
 
 
-def check_named(who: str, network: nn.Module, taps: list[str], patch: int) -> dict[str, tuple[int, int, int]]:
-    """`check_taps`, whose errors begin with `who`."""
+def check_named(
+    setting: str, who: str, network: nn.Module, taps: list[str], patch: int
+) -> dict[str, tuple[int, int, int]]:
+    """`check_taps`, whose errors are Unsuitable: in this setting, of `who`."""
     try:
         return check_taps(network, taps, (patch, patch))
     except TapError as error:
-        raise TapError(f"{who}: {error}") from None
+        raise Unsuitable(setting, f"{who}: {error}") from None

@@ -27,6 +27,7 @@ _WRAPPERS = ("network", "module", "_orig_mod")
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 _blocks: WeakKeyDictionary[nn.Module, list[str]] = WeakKeyDictionary()
 """What `body_blocks` found: a search through all modules, and asked for in every step."""
+_of_this_thread = threading.local()
 
 
 def core(network: nn.Module) -> nn.Module:
@@ -81,7 +82,7 @@ def listening(network: nn.Module, names: Sequence[str]) -> Iterator[Mapping[str,
 
     Copies, because the module that comes next may write into its input, as activations do. A network that
     `torch.compile` has compiled runs uncompiled meanwhile: compiled code does not call the hooks of a later day. One
-    that replays a captured CUDA graph calls none at all (load it with `capture=False`).
+    that replays a captured CUDA graph calls none at all, and must not do so while it `is_listening`.
     Errors: TapError after it, where a submodule was not called; during it, where it was called twice.
     """
     heard: dict[str, Any] = {}
@@ -100,16 +101,31 @@ def listening(network: nn.Module, names: Sequence[str]) -> Iterator[Mapping[str,
         return hear
 
     handles = []
+    listened = _listened()
+    listened.append(modules)
     try:
         for name in dict.fromkeys(names):
             handles.append(modules.get_submodule(name).register_forward_hook(listener(name)))
         with _uncompiled(network):
             yield heard
     finally:
+        listened.remove(modules)
         for handle in handles:
             handle.remove()
     if silent := [name for name in names if name not in heard]:
         raise TapError(f"{', '.join(silent)} took no part in the forward pass: tap a module that does")
+
+
+def is_listening(network: nn.Module) -> bool:
+    """Whether this thread is `listening` to what this network computes, so that all of it must really run."""
+    inner = core(network)
+    return any(module is inner for module in _listened())
+
+
+def _listened() -> list[nn.Module]:
+    """Networks that this thread is `listening` to just now."""
+    found: list[nn.Module] = _of_this_thread.__dict__.setdefault("networks", [])
+    return found
 
 
 def features_of(network: nn.Module, lr: Tensor, taps: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import sys
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -88,17 +89,19 @@ def build_swinir(
     The MLP ratio is 2. Keys are the official ones; `pixelshuffledirect` is the light head of one convolution.
     """
     check_scale(scale)
-    network = _swinir_class()(
-        # 64 for the published window of 8, the size for which official files hold their masks.
-        img_size=8 * window,
-        embed_dim=width,
-        depths=[layers] * groups,
-        num_heads=[heads] * groups,
-        window_size=window,
-        mlp_ratio=2,
-        upscale=scale,
-        upsampler=upsampler,
-    )
+    # torch warns of the way in which transformers call its meshgrid.
+    with warnings.catch_warnings(action="ignore", category=UserWarning):
+        network = _swinir_class()(
+            # 64 for the published window of 8, the size for which official files hold their masks.
+            img_size=8 * window,
+            embed_dim=width,
+            depths=[layers] * groups,
+            num_heads=[heads] * groups,
+            window_size=window,
+            mlp_ratio=2,
+            upscale=scale,
+            upsampler=upsampler,
+        )
     _remember_masks(network)
     return network
 
@@ -154,7 +157,8 @@ def recognise(state_dict: Mapping[str, Tensor], source: str) -> SpandrelNetwork:
     known = ", ".join(sorted(str(entry.architecture.id) for entry in MAIN_REGISTRY))
     try:
         # A copy: the detection of some architectures renames keys in place.
-        descriptor = ModelLoader().load_from_state_dict(dict(state_dict))
+        with warnings.catch_warnings(action="ignore", category=UserWarning):
+            descriptor = ModelLoader().load_from_state_dict(dict(state_dict))
     except UnsupportedModelError:
         raise ValueError(
             f"{source}: unknown architecture; its {len(state_dict)} keys begin with {_first_keys(state_dict)}. "

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mtkd_dist.config.tree import TeacherPrecision
+from mtkd_dist.methods import is_listening
 from mtkd_dist.pools.precision import Autocast
 
 MAX_GRAPHS = 8
@@ -52,7 +53,8 @@ class Frozen(nn.Module):
         name: for messages, such as "teacher rcan".
         network: (B,3,h,w) -> (B,3,s*h,s*w), or an aggregator (B,N,3,H,W) -> (B,3,H,W).
         scale: s; 1 for an aggregator.
-        capture: on a GPU, sizes of input come again and again, so that it pays to capture each.
+        capture: on a GPU, sizes of input come again and again, so that it pays to capture each. For who listens to
+            features it computes without: a graph that is replayed calls no hooks.
     """
 
     def __init__(
@@ -75,7 +77,8 @@ class Frozen(nn.Module):
         """Errors: ValueError where the answer has another shape than (B,3,s*H,s*W)."""
         if images.ndim == 4:
             images = images.contiguous(memory_format=torch.channels_last)
-        graph = self._graph(images) if images.is_cuda and self._capture else None
+        recorded = self._capture and images.is_cuda and not is_listening(self)
+        graph = self._graph(images) if recorded else None
         output: Tensor = self.network(images) if graph is None else graph(images)
         expected = (len(images), 3, images.shape[-2] * self._scale, images.shape[-1] * self._scale)
         if output.shape != expected:

@@ -6,9 +6,11 @@ import functools
 import math
 from pathlib import Path
 
+from torch import nn
+
 from mtkd_dist.config.load import ConfigError, nearest
 from mtkd_dist.config.tree import Config, TrainingConfig
-from mtkd_dist.methods import Aggregation, Method, NeedsNetworks, images_asked, values_sent
+from mtkd_dist.methods import Aggregation, Method, NeedsNetworks, values_sent
 from mtkd_dist.models import (
     aggregator_path,
     build_aggregator,
@@ -22,6 +24,7 @@ from mtkd_dist.models import (
 )
 from mtkd_dist.pools.wire import sample_bytes
 from mtkd_dist.stages.check_loss import check_loss
+from mtkd_dist.stages.check_method import check_method, check_method_settings, require_room
 from mtkd_dist.stages.distil_method import distil_method, needs_aggregator
 from mtkd_dist.stages.refuse import parsed, require
 from mtkd_dist.stages.teacher_spec import TeacherSpec, parse_teachers
@@ -32,8 +35,9 @@ TRAININGS = ("teacher_training", "aggregate", "distil")
 def check(config: Config) -> None:
     """Errors: ConfigError for the first thing that cannot work."""
     _check_folders(config)
-    _check_files(config)
+    teachers = _check_files(config)
     check_settings(config)
+    check_method(config, teachers)
 
 
 def check_settings(config: Config) -> None:
@@ -42,6 +46,7 @@ def check_settings(config: Config) -> None:
     for name in TRAININGS:
         _check_training(name, getattr(config, name), config)
     check_loss(config)
+    check_method_settings(config)
     _check_link(config)
     _check_answers(config)
     _check_gpus(config)
@@ -103,8 +108,8 @@ def _check_networks(config: Config) -> None:
         parsed("aggregator", aggregator, lambda spec: build_aggregator(spec, len(teachers), config.scale))
 
 
-def _check_files(config: Config) -> None:
-    """Weights that are given."""
+def _check_files(config: Config) -> dict[str, nn.Module]:
+    """Weights that are given. Returns the networks of the teachers among them, by name."""
     student = parsed("student", config.student, parse_network)
     if config.student_weights is not None:
         if not Path(config.student_weights).is_file():
@@ -116,6 +121,7 @@ def _check_files(config: Config) -> None:
             functools.partial(starting_weights, network=student.text, scale=config.scale),
         )
     teachers = parsed("teachers", config.teachers, parse_teachers)
+    networks = {}
     for teacher in teachers:
         if teacher.path is None:
             continue
@@ -126,14 +132,15 @@ def _check_files(config: Config) -> None:
                 f"{', '.join(network_names())}.{close}"
             )
         # Cheap beside decoding a data set, after which it would otherwise be found out.
-        parsed(
+        networks[teacher.name] = parsed(
             "teachers",
             teacher.path,
             functools.partial(load_network, scale=config.scale, input_range=teacher.input_range),
-        )
+        ).module
     given = aggregator_path(config.aggregator)
     if given and needs_aggregator(config):
         _check_given_aggregator(given, teachers, config.scale)
+    return networks
 
 
 def _check_given_aggregator(given: Path, teachers: list[TeacherSpec], scale: int) -> None:
@@ -193,12 +200,8 @@ def _check_link(config: Config) -> None:
         require(getattr(link, key) > 0, f"link.{key}", getattr(link, key), "a number above 0")
     for key in ("min_teachers", "shards"):
         require(getattr(link, key) >= 1, f"link.{key}", getattr(link, key), "at least 1")
-    need = max((_step_bytes(training, method, config) for training, method in _on_the_link(config)), default=0)
-    require(
-        link.max_bytes >= need,
-        "link.max_bytes",
-        link.max_bytes,
-        f"at least {need}, the answers of one step (lower batch_size or patch, or raise it)",
+    require_room(
+        config, max((_step_bytes(training, method, config) for training, method in _on_the_link(config)), default=0)
     )
 
 
@@ -212,12 +215,6 @@ def _check_answers(config: Config) -> None:
         folder,
         "a folder, and this is a file",
     )
-    if config.teacher_outputs == "cached":
-        parsed(
-            "teacher_outputs",
-            distil_method(config),
-            lambda method: images_asked(method, len(config.teachers), config.scale),
-        )
 
 
 def _on_the_link(config: Config) -> list[tuple[TrainingConfig, Method]]:
@@ -230,7 +227,7 @@ def _on_the_link(config: Config) -> list[tuple[TrainingConfig, Method]]:
 
 
 def _step_bytes(training: TrainingConfig, method: Method, config: Config) -> int:
-    """Of all answers of one step: LR and HR as uint8, signals as they travel; 0 where only networks can tell."""
+    """Of all answers of one step; 0 where only networks can tell, which `check_method` asks."""
     try:
         values = values_sent(method, len(config.teachers), config.scale, training.patch)
     except NeedsNetworks:

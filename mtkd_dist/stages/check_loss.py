@@ -18,21 +18,31 @@ def check_loss(config: Config) -> None:
     """Errors: ConfigError for settings that cannot work, and for such that were set although nothing looks at them."""
     _check_unused(config)
     used = settings_used(config)
-    for key in ("loss.l1_weight", "kd.hr_weight", "kd.teacher_weight"):
-        group, _, name = key.partition(".")
-        value = getattr(getattr(config, group), name)
-        require(0 <= value < math.inf, key, value, "0 or more")
+    weights = {key: _value(config, key) for key in sorted(used) if key.endswith("_weight")}
+    for key, weight in weights.items():
+        require(0 <= weight < math.inf, key, weight, "0 or more")
+    # What says how the student's own image is to be: a distance between features does not, nor one through teachers.
+    of_image = [key for key in weights if key.endswith((".hr_weight", ".teacher_weight"))]
     require(
-        config.kd.hr_weight > 0 or config.kd.teacher_weight > 0,
-        "kd.hr_weight",
-        config.kd.hr_weight,
-        "a number above 0, because kd.teacher_weight is 0: the student would learn nothing",
+        not of_image or any(weights[key] for key in of_image),
+        " and ".join(of_image),
+        0,
+        f"{'one of them' if of_image[1:] else 'a number'} above 0: with nothing to compare the student's image with, "
+        "it would not learn to make one",
     )
+    if "dukd.alter" in used:
+        require(0 <= config.dukd.alter <= 1, "dukd.alter", config.dukd.alter, "a probability from 0 to 1")
     require(0 < config.loss.charbonnier_eps < math.inf, "loss.charbonnier_eps", config.loss.charbonnier_eps, "above 0")
     if "loss.teacher_weights" in used:
         _check_teacher_weights(config)
     if "loss.levels" in used:
         _check_wavelet(config)
+
+
+def _value(config: Config, key: str) -> float:
+    group, _, name = key.partition(".")
+    value: float = getattr(getattr(config, group), name)
+    return value
 
 
 def _check_unused(config: Config) -> None:

@@ -8,6 +8,7 @@ from mtkd_dist.config.load import flatten
 from mtkd_dist.config.tree import Config, MethodName
 from mtkd_dist.methods import (
     DUKD,
+    LEVELS,
     MTKD,
     AttentionTransfer,
     CrossKD,
@@ -62,6 +63,12 @@ def distil_method(config: Config) -> Method:
             return CrossKD(**dataclasses.asdict(config.crosskd))
         case "scratch":
             return Supervised()
+
+
+def named_taps(config: Config) -> list[str]:
+    """Where features of the student are taken by names that belong to its architecture, unlike those of `LEVELS`."""
+    taps: dict[str, list[str]] = {"at": config.at.taps, "fakd": config.fakd.taps, "crosskd": [config.crosskd.tap]}
+    return [tap for tap in taps.get(config.method, []) if tap not in LEVELS]
 
 
 def needs_aggregator(config: Config) -> bool:

@@ -16,9 +16,10 @@ import optuna
 
 from mtkd_dist.config.load import ConfigError, keys_of, nearest
 from mtkd_dist.config.tree import Config
+from mtkd_dist.methods import LEVELS
 from mtkd_dist.models import NetworkSpec, aggregator_path, build_network, parse_aggregator, parse_network
 from mtkd_dist.stages.check import check_settings
-from mtkd_dist.stages.distil_method import needs_aggregator, settings_unused
+from mtkd_dist.stages.distil_method import named_taps, needs_aggregator, settings_unused
 from mtkd_dist.stages.training import WEIGHTLESS
 from mtkd_tune.domains import Domain, parse_domain
 
@@ -37,6 +38,10 @@ _REFUSED = {
     **dict.fromkeys(("on_change", "cluster"), _WEIGHTLESS),
     "method": "methods have settings of their own, and the aggregator, which some do not need, is shared",
     "loss.distance": "each distance has settings of its own; search those of one",
+    **dict.fromkeys(
+        ("at.taps", "at.teacher_taps", "fakd.taps", "fakd.teacher_taps", "crosskd.tap", "crosskd.teacher_tap"),
+        "which there are is asked of the networks, once and before the sweep starts",
+    ),
     "preset": "the defaults of all trials come from one preset",
     "seed": "it is the same for all trials, so that they differ in what is searched and in nothing else",
     "student_weights": "weights to start from fit one student and are the same for all trials",
@@ -179,6 +184,11 @@ def _refusal(name: str, base: Config) -> str | None:
         return f"the method {base.method} has no aggregator"
     if name in settings_unused(base):
         return f"the method {base.method} (loss.distance {base.loss.distance}) does not look at it"
+    if first == "student" and named_taps(base):
+        return (
+            f"{', '.join(named_taps(base))} are modules of {base.student}; search with the taps {', '.join(LEVELS)}, "
+            "which every network has"
+        )
     if first in ("aggregate", "distil") and last in WEIGHTLESS:
         return _WEIGHTLESS
     return _REFUSED.get(name, _REFUSED.get(first))
