@@ -27,8 +27,8 @@ TEACHERS = {"DCTLSA": "DCTLSA_x4.pt", "RLFN": "rlfn_x4.pth"}
 NOTES = f"""\
 `pytest -m slow benchmarks/test_compare.py --write`, {hardware()}, Python {platform.python_version()}, \
 {", ".join(f"{name} {version}" for name, version in versions().items())}, {datetime.date.today().isoformat()}. \
-Settings are those of `benchmarks/compare.yaml`; teachers are released networks (DCTLSA and RLFN), photographs those of \
-BSDS500 (train, 200 JPEGs). Two cells ran side by side, one thread each.
+Settings are those of `benchmarks/compare.yaml`; teachers are released networks (DCTLSA and RLFN), photographs those \
+of BSDS500 (train, 200 JPEGs). Two cells ran side by side, one thread each.
 
 What limits it: two cores. The students see 8,000 patches, where the paper's see 8 million, so this says which loss \
 teaches a small network fastest, and not where each ends. A third teacher at hand (CRAFT) was left out: it would have \
