@@ -34,7 +34,7 @@ from mtkd_dist.stages import manifest
 from mtkd_dist.stages.aggregate import run_aggregate
 from mtkd_dist.stages.answers import prepare, rendered_teachers
 from mtkd_dist.stages.check_method import needs_networks
-from mtkd_dist.stages.distil import distil_training, run_distil
+from mtkd_dist.stages.distil import distil_training, run_distil, student_file
 from mtkd_dist.stages.manifest import Manifest
 from mtkd_dist.stages.run import Run
 from mtkd_dist.stages.teachers import ReadyTeachers
@@ -62,7 +62,8 @@ def do_work(shared: Shared, work: Work, aggregator: Path | None) -> list[Cell]:
         teachers = shared.teachers if config.teachers else NOBODY
         cached = config.teacher_outputs == "cached"
         training = distil_training(run, teachers, aggregator, cached)
-        files = [run_distil(run, teachers, aggregator, cached)]
+        run_distil(run, teachers, aggregator, cached)
+        files = [student_file(run, net.name) for net in training.students]
         found = manifest.read(run.output / training.stage)
         assert found is not None
         bytes_per_sample = _bytes_per_sample(run, training)

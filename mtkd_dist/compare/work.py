@@ -65,7 +65,7 @@ def config_of(base: Config, work: Work) -> Config:
     """As a launch would have it that does this work alone."""
     config = config_of_method(base, work.method)
     first, *more = work.students
-    return dataclasses.replace(config, student=first, seed=work.seed)
+    return dataclasses.replace(config, student=first, more_students=more, seed=work.seed)
 
 
 def _with(config: Config, values: dict[str, Any]) -> Config:
