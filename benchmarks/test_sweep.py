@@ -10,7 +10,6 @@ answer in every step in the trial's own process, and each trial trains its own a
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import dataclasses
 import functools
@@ -22,46 +21,17 @@ from pathlib import Path
 
 import pytest
 import ray
-import torch
 import yaml
 
 from benchmarks.results_table import Table
 from mtkd_dist import launch
-from mtkd_dist.config.tree import LinkConfig
-from mtkd_dist.methods import Batch
-from mtkd_dist.pools.teacher_worker import TeacherJob, TeacherWorker
-from mtkd_dist.train.alone import Sources
-from mtkd_dist.train.job import StudentJob
-from mtkd_dist.train.source import Share, batch_of
+from mtkd_dist.train.answered_here import answered_here
 from mtkd_tune import sweep
 from mtkd_tune.load import base_config, load_sweep
 from mtkd_tune.shared import Shared
 
 NAIVE_TRIALS = 4
 TABLE = Table("sweep", ["way", "early stopping", "trials", "minutes", "student steps", "trials/h", "ratio to naive"])
-
-
-class OwnTeachers:
-    """A source whose teachers answer in this process."""
-
-    def __init__(self, teacher: TeacherJob, share: Share, device: torch.device) -> None:
-        self.share = share
-        self._worker = TeacherWorker(teacher)
-        self._device = device
-
-    def fetch(self, step: int) -> Batch:
-        answers = [self._worker.answer(step, slot)[1] for slot in self.share.slots]
-        return batch_of(answers, self._device, channels_last=False)
-
-    def done(self, step: int) -> None:
-        pass
-
-
-@contextlib.contextmanager
-def own_teachers(
-    teacher: TeacherJob, student: StudentJob, link: LinkConfig, say: Callable[[str], object]
-) -> Iterator[Sources]:
-    yield lambda attempt, share, device: OwnTeachers(teacher, share, device)
 
 
 class NothingShared(Shared):
@@ -73,7 +43,7 @@ def share_nothing(share: Callable[..., Shared], *arguments: object) -> Shared:
     shared = share(*arguments)
     # What `teacher_outputs: live` would say, had this way its own hosts.
     values = {field.name: getattr(shared, field.name) for field in dataclasses.fields(Shared)}
-    return NothingShared(**values | {"live": own_teachers})
+    return NothingShared(**values | {"live": answered_here})
 
 
 @pytest.fixture(scope="module")

@@ -27,6 +27,7 @@ from mtkd_dist.stages.pipeline import run_stages
 from mtkd_dist.stages.plan_only import show_plan
 from mtkd_dist.stages.run import Run, check_layouts, say
 from mtkd_dist.stages.split import FILE as PLAN
+from mtkd_dist.stages.students import student_titles
 from mtkd_dist.tracking.tracker import Tracker
 
 LOG = "launch.log"
@@ -65,7 +66,8 @@ def _launch(config: Config, local: Config, output: Path, console: Console, left_
     """
     began = time.monotonic()
     tell = functools.partial(say, console)
-    what = f"preset {config.preset}, x{config.scale}, method {config.method}, student {config.student}"
+    students = " and ".join([config.student, *config.more_students])
+    what = f"preset {config.preset}, x{config.scale}, method {config.method}, student {students}"
     tell(f"mtkd-dist  {what}, output {config.output}")
     for line in left_out:
         tell(line)
@@ -106,7 +108,8 @@ def _launch(config: Config, local: Config, output: Path, console: Console, left_
 
 def _weights(config: Config) -> list[str]:
     """Files of weights that a launch makes; those of another method may still lie beside them."""
-    return ["student.safetensors", *(["aggregator.safetensors"] if needs_aggregator(config) else [])]
+    titles = [*student_titles(config), *(["aggregator"] if needs_aggregator(config) else [])]
+    return [f"{title}.safetensors" for title in titles]
 
 
 def _files(place: str, output: Path, weights: list[str]) -> dict[str, str]:

@@ -31,7 +31,7 @@ from mtkd_dist.pools.placement import PoolSize
 from mtkd_dist.pools.teacher_worker import TeacherFile, TeacherJob, load_networks
 from mtkd_dist.train.job import StudentJob
 from mtkd_dist.train.loop import train
-from mtkd_dist.train.source import LocalSource, Share
+from mtkd_dist.train.source import LocalSource, Share, Source
 from mtkd_dist.train.state import TrainState
 
 TINY = "edsr-baseline:width=8,blocks=1"
@@ -132,17 +132,19 @@ def train_alone(
     slots: list[int] | None = None,
     skipped: dict[int, list[int]] | None = None,
     world_size: int = 1,
+    source: Callable[[int, Share, torch.device], Source] | None = None,
 ) -> None:
     """The training loop in this process: one rank that cuts its own samples, by default those of the whole step.
 
     `skipped`: step -> slots that are left out, as a link would.
     """
     taken = dataclasses.replace(share(job, slots), skipped=skipped or {})
+    device = next(state.model.parameters()).device
     train(
         state,
         network or state.model,
         job.method,
-        LocalSource(taken, next(state.model.parameters()).device, job.training.channels_last),
+        LocalSource(taken, device, job.training.channels_last) if source is None else source(1, taken, device),
         job.training,
         seed=job.seed,
         rank=0,

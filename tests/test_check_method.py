@@ -77,6 +77,13 @@ def test_taps_that_do_not_fit_are_refused_with_the_key_the_network_and_what_woul
         assert re.search(r"nearest first: \w", told)
 
 
+def test_each_of_several_students_is_asked(tmp_path: Path) -> None:
+    more = ["--more_students", "edsr-baseline:width=4,blocks=1", "--at.taps", "[body.2]", "--at.teacher_taps", "[late]"]
+    told = refusal(config_of(tmp_path, "--method", "at", *more))
+    assert told.startswith("at.taps: the student: EDSR has no tap 'body.2'.")
+    assert told.endswith("(student edsr-baseline:width=4,blocks=1).")
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from mtkd_dist.compare.load import base_config
 from mtkd_dist.compare.tree import METHODS, PRESETS, CompareConfig
-from mtkd_dist.compare.work import Work, asks_networks, config_of, config_of_method, slug, works_of
+from mtkd_dist.compare.work import Work, config_of, config_of_method, slug, works_of
 from mtkd_dist.config.tree import MethodName
 from mtkd_dist.stages.check import check_settings
+from mtkd_dist.stages.check_method import needs_networks
 from mtkd_dist.stages.distil_method import settings_unused
 
 STUDENTS = ("edsr-baseline:width=8,blocks=1", "rcan:groups=1,blocks=1,width=8", "swinir-light")
@@ -37,7 +38,7 @@ def test_students_share_a_stream_where_the_teachers_must_answer_live(method: Met
     works = works_of(CompareConfig(methods=[method], students=list(STUDENTS), seeds=[0]), BASE)
     together = method in ("at", "fakd", "dukd")
     assert [work.students for work in works] == ([STUDENTS] if together else [(student,) for student in STUDENTS])
-    assert asks_networks(config_of_method(BASE, method)) == together
+    assert needs_networks(config_of_method(BASE, method)) == together
 
 
 @pytest.mark.parametrize("method", METHODS)

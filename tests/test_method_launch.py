@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from mtkd_dist import launch
@@ -88,3 +89,52 @@ def test_crosskd_trains_with_the_teachers_tails_on_two_ranks_and_ships_the_stude
     assert summary["validation"]["step"] == 4
     roles = [row["role"] for row in json.loads((output / "scores.json").read_text())]
     assert roles == ["bicubic", "teacher", "mean", "student"]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
+def test_several_students_learn_from_one_stream_of_answers_on_two_ranks_as_each_would_alone(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write_photos(tmp_path / "train", 4)
+    write_photos(tmp_path / "held", 1, side=48)
+    networks = {
+        "student": TINY,
+        "student-swinir-light-width-12-groups-3-layers-1-heads-2": "swinir-light:width=12,groups=3,layers=1,heads=2",
+    }
+    config = {
+        "data": [str(tmp_path / "train")],
+        "test": [f"held={tmp_path / 'held'}"],
+        "teachers": [str(nearest_teacher(tmp_path, name).path) for name in "ab"],
+        "scale": 2,
+        "link": {"slot_size": 2},
+        "distil": {"steps": 4, "batch_size": 4, "patch": 8, "validate_every": 2, "ema": 0.5, "clip_grad": 0.1},
+        "images": {"held_out_names": ["00.png"]},
+        "method": "kd",
+    }
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(config))
+    split = ["--num-gpus", "3", "--teacher-gpus", "1", "--student-gpus", "2"]
+
+    def run(folder: str, student: str, more: list[str]) -> Path:
+        flags = [
+            "--output",
+            str(tmp_path / folder),
+            "--student",
+            student,
+            *(["--more-students", *more] if more else []),
+        ]
+        assert launch.main(["--config", str(tmp_path / "run.yaml"), *flags, *split]) == 0
+        return tmp_path / folder
+
+    together = run("together", TINY, list(networks.values())[1:])
+    screen = capfd.readouterr().out
+    rows = json.loads((together / "scores.json").read_text())
+    assert [row["model"] for row in rows if row["role"] == "student"] == list(networks)
+    summary = json.loads((together / "distil" / "manifest.json").read_text())["summary"]
+    for title in networks:
+        assert title in screen.replace("\n", "")
+        prefix = "" if title == "student" else f"{title.removeprefix('student-')}/"
+        assert summary["validation"][f"{prefix}best_step"] in (2, 4)
+    alone = load_network(run("alone", networks[title], []) / "student.safetensors").module.state_dict()
+    for key, value in load_network(together / f"{title}.safetensors").module.state_dict().items():
+        assert torch.equal(value, alone[key]), key

@@ -296,6 +296,7 @@ def test_a_sweep_that_makes_no_sense_is_refused_with_the_remedy(changes: dict[st
     [
         ({"distil": dataclasses.replace(BASE.distil, validate_every=0)}, ["distil.validate_every", "0", "score"]),
         ({"images": dataclasses.replace(BASE.images, held_out=0.0)}, ["images.held_out", "0.0", "put aside"]),
+        ({"more_students": ["rlfn"]}, ["launch.more_students", "rlfn", "a trial trains one student"]),
     ],
 )
 def test_a_launch_whose_trials_could_not_be_scored_is_refused(launch: dict[str, Any], words: list[str]) -> None:

@@ -13,31 +13,32 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 
 from mtkd_dist.compare.shared import Shared
-from mtkd_dist.compare.work import Work, asks_networks, config_of, config_of_method
+from mtkd_dist.compare.work import Work, config_of, config_of_method
 from mtkd_dist.config.tree import Config
 from mtkd_dist.data import ImageStore
-from mtkd_dist.methods import values_sent
+from mtkd_dist.methods import values_sent, values_sent_by
 from mtkd_dist.models import digest_file, load_network
 from mtkd_dist.one_process import OneProcess
 from mtkd_dist.pools.device import use_threads
 from mtkd_dist.pools.evaluate import AGGREGATE, MEAN, EvaluateJob, Merged, score_photos_here
-from mtkd_dist.pools.placement import Layout, PoolSize, Resources
-from mtkd_dist.pools.teacher_worker import TeacherFile, TeacherWorker
+from mtkd_dist.pools.placement import Resources
+from mtkd_dist.pools.teacher_worker import TeacherFile, load_networks
 from mtkd_dist.pools.wire import sample_bytes
 from mtkd_dist.report.comparison import Cell, Scores
 from mtkd_dist.report.screen import WIDTH_OF_A_FILE
 from mtkd_dist.stages import manifest
 from mtkd_dist.stages.aggregate import run_aggregate
 from mtkd_dist.stages.answers import prepare, rendered_teachers
-from mtkd_dist.stages.distil import distil_training, run_distil
-from mtkd_dist.stages.distil_method import distil_method
+from mtkd_dist.stages.check_method import needs_networks
+from mtkd_dist.stages.distil import distil_training, run_distil, student_file
 from mtkd_dist.stages.manifest import Manifest
 from mtkd_dist.stages.run import Run
 from mtkd_dist.stages.teachers import ReadyTeachers
-from mtkd_dist.stages.training import Training, jobs_of
+from mtkd_dist.stages.training import Training
 from mtkd_dist.tracking.tracker import Untracked
 from mtkd_dist.train.answered_here import answered_here
 
@@ -61,10 +62,11 @@ def do_work(shared: Shared, work: Work, aggregator: Path | None) -> list[Cell]:
         teachers = shared.teachers if config.teachers else NOBODY
         cached = config.teacher_outputs == "cached"
         training = distil_training(run, teachers, aggregator, cached)
-        files = [run_distil(run, teachers, aggregator, cached)]
+        run_distil(run, teachers, aggregator, cached)
+        files = [student_file(run, net.name) for net in training.students]
         found = manifest.read(run.output / training.stage)
         assert found is not None
-        bytes_per_sample = _bytes_per_sample(run, training, shared.pool)
+        bytes_per_sample = _bytes_per_sample(run, training)
         return [
             Cell(
                 method=work.method,
@@ -122,17 +124,16 @@ def _run(shared: Shared, config: Config, folder: str) -> Iterator[Run]:
             raise
 
 
-def _bytes_per_sample(run: Run, training: Training, pool: PoolSize) -> int:
+def _bytes_per_sample(run: Run, training: Training) -> int:
     """What a student reads for one sample: LR, HR and the teachers' signals, as they travel or as they are stored."""
-    config, plan = run.config, run.plan(training.config)
-    if not config.teachers or not asks_networks(config):
-        method = distil_method(config)
-        values = values_sent(method, len(config.teachers), config.scale, plan.patch)
-        return sample_bytes(plan.patch, config.scale, values, config.answers.dtype)
-    _, teacher = jobs_of(run, training, Layout(pool, pool))
-    assert teacher is not None
-    meta, _ = TeacherWorker(teacher).answer(0, 0)
-    return meta["bytes"] // teacher.slot_size
+    config, method, patch = run.config, training.method, training.config.patch
+    if needs_networks(config):
+        networks = load_networks(training.teachers, None, config.scale, torch.device("cpu"))
+        return sample_bytes(
+            patch, config.scale, values_sent_by(method, networks, config.scale, patch), config.link.wire
+        )
+    values = values_sent(method, len(config.teachers), config.scale, patch)
+    return sample_bytes(patch, config.scale, values, config.answers.dtype)
 
 
 def _scores(run: Run, shared: Shared, name: str, model: TeacherFile, file: Path) -> Scores:
@@ -152,7 +153,7 @@ def _scored_before(run: Run, stage: str, inputs: dict[str, Any], job: EvaluateJo
     for scored in score_photos_here([job], shared.photos):
         for model, metrics in scored.scores.items():
             of_set = scores.setdefault(model, {}).setdefault(scored.set, {})
-            of_set[scored.image] = metrics["psnr_y"], metrics["ssim_y"]
+            of_set[scored.image] = [metrics["psnr_y"], metrics["ssim_y"]]  # as JSON has them
     folder.mkdir(parents=True, exist_ok=True)
     seconds = time.monotonic() - began
     manifest.write(folder, Manifest(stage, inputs, {}, run.config.seed, seconds, summary=scores))

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 from mtkd_dist.compare.tree import CompareConfig
 from mtkd_dist.config.tree import Config, MethodName
-from mtkd_dist.methods import NeedsNetworks, images_asked
-from mtkd_dist.stages.distil_method import distil_method, in_force, settings_unused
+from mtkd_dist.stages.check_method import needs_networks
+from mtkd_dist.stages.distil_method import in_force, settings_unused
 from mtkd_dist.stages.manifest import fingerprint
 
 
@@ -39,7 +39,7 @@ def works_of(compare: CompareConfig, base: Config) -> list[Work]:
 
     Methods whose teachers must answer live train all students of a seed at once, so that the teachers answer once.
     """
-    streams = [method for method in compare.methods if asks_networks(config_of_method(base, method))]
+    streams = [method for method in compare.methods if needs_networks(config_of_method(base, method))]
     together = [Work(method, tuple(compare.students), seed) for method in streams for seed in compare.seeds]
     alone = [
         Work(method, (student,), seed)
@@ -51,22 +51,13 @@ def works_of(compare: CompareConfig, base: Config) -> list[Work]:
     return together + alone
 
 
-def asks_networks(config: Config) -> bool:
-    """Whether the method asks its teachers for more than images, which can be rendered before."""
-    try:
-        images_asked(distil_method(config), len(config.teachers), config.scale)
-    except NeedsNetworks:
-        return True
-    return False
-
-
 def config_of_method(base: Config, method: MethodName) -> Config:
     """The shared configuration with one method: settings of other methods, which it would not look at, are left out,
     and so are the teachers where it needs none."""
     config = dataclasses.replace(base, method=method)
     config = _with(config, {key: default for key, (_, default) in settings_unused(config).items()})
     config, _ = in_force(config)
-    live = not config.teachers or asks_networks(config)
+    live = not config.teachers or needs_networks(config)
     return dataclasses.replace(config, teacher_outputs="live" if live else "cached")
 
 
@@ -74,7 +65,7 @@ def config_of(base: Config, work: Work) -> Config:
     """As a launch would have it that does this work alone."""
     config = config_of_method(base, work.method)
     first, *more = work.students
-    return dataclasses.replace(config, student=first, seed=work.seed)
+    return dataclasses.replace(config, student=first, more_students=more, seed=work.seed)
 
 
 def _with(config: Config, values: dict[str, Any]) -> Config:

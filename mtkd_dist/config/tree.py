@@ -240,6 +240,9 @@ class Config:
     """Checkpoint files (FILE or FILE:name=X,input_range=255) or networks to train first (NAME or NAME:width=64)."""
     student: str = "edsr-baseline"
     """The network to train (NAME or NAME:width=32,blocks=4)."""
+    more_students: list[str] = field(default_factory=list)
+    """Further networks that learn from the same answers of the teachers, in the same steps, each as it would alone;
+    each ends in a file of its own: student-NAME.safetensors."""
     student_weights: str | None = None
     """File of the same network, whose weights the student starts from (the paper's rate of 2e-5 suggests that it
     fine-tunes a trained one); default: random weights."""

@@ -27,6 +27,7 @@ from mtkd_dist.stages.check_loss import check_loss
 from mtkd_dist.stages.check_method import check_method, check_method_settings, require_room
 from mtkd_dist.stages.distil_method import distil_method, needs_aggregator
 from mtkd_dist.stages.refuse import parsed, require
+from mtkd_dist.stages.students import more_students, title_of
 from mtkd_dist.stages.teacher_spec import TeacherSpec, parse_teachers
 
 TRAININGS = ("teacher_training", "aggregate", "distil")
@@ -104,8 +105,20 @@ def _check_networks(config: Config) -> None:
         f"at least one file or network: the method {config.method} needs it (scratch does not)",
     )
     teachers = parsed("teachers", config.teachers, parse_teachers)
+    _check_more_students(config, [teacher.name for teacher in teachers])
     if aggregator:
         parsed("aggregator", aggregator, lambda spec: build_aggregator(spec, len(teachers), config.scale))
+
+
+def _check_more_students(config: Config, teachers: list[str]) -> None:
+    more = parsed("more_students", config, more_students)
+    for title in (title_of(net.name) for net in more):
+        require(
+            title not in teachers,
+            "more_students",
+            config.more_students,
+            f"students that are not called as a teacher is; name the teacher {title!r} otherwise (FILE:name=OTHER)",
+        )
 
 
 def _check_files(config: Config) -> dict[str, nn.Module]:

@@ -74,10 +74,11 @@ def check_method(config: Config, given: Mapping[str, nn.Module]) -> None:
     }
     patch = config.distil.patch
     if isinstance(method, ChecksNetworks):
-        try:
-            method.check(build_network(config.student, config.scale), teachers, patch)
-        except Unsuitable as error:
-            raise _refusal(error, config) from None
+        for network in (config.student, *config.more_students):
+            try:
+                method.check(build_network(network, config.scale), teachers, patch)
+            except Unsuitable as error:
+                raise _refusal(error, config, f" (student {network})" if config.more_students else "") from None
     if unknown:
         values = values_sent_by(method, FrozenNetworks(teachers), config.scale, patch)
         need = config.distil.batch_size * sample_bytes(patch, config.scale, values, config.link.wire)
@@ -103,6 +104,6 @@ def require_room(config: Config, need: int) -> None:
     )
 
 
-def _refusal(error: Unsuitable, config: Config) -> ConfigError:
+def _refusal(error: Unsuitable, config: Config, about: str = "") -> ConfigError:
     group = {"teachers": "", "patch": "distil."}.get(error.setting, f"{config.method}.")
-    return ConfigError(f"{group}{error.setting}: {error}.")
+    return ConfigError(f"{group}{error.setting}: {error}{about}.")

@@ -15,6 +15,7 @@ from mtkd_dist.report.progress import Progress
 from mtkd_dist.tracking.tracker import StageRun
 from mtkd_dist.train.job import StudentJob
 from mtkd_dist.train.news import Update
+from mtkd_dist.train.students import MAIN
 
 NOBODY = PoolShares(0.0, 0.0, 0.0)
 
@@ -35,6 +36,7 @@ class Course:
         self._stage = stage
         self._layout = layout
         self._step = Step(student.training.batch_size, student.slots_per_step)
+        self._students = student.students
         self._link_config = link
         self._say = say
         self._lost_workers = 0
@@ -88,11 +90,15 @@ class Course:
         return link_text(self._link["ready"], slots, self._link["bytes_in_flight"], self._link.get("bytes_spilled"))
 
     def _validated(self, scored: dict[str, Any]) -> None:
-        step, score = scored["step"], scored["validation_psnr_y"]
-        self._tracked.metrics({"validation_psnr_y": score}, step=step)
-        best = "the best so far" if scored["best_step"] == step else f"best {scored['best_psnr_y']:.2f}"
+        step = scored["step"]
         photographs = f"{scored['photos']} held-out photograph{'s' if scored['photos'] > 1 else ''}"
-        self._say(f"{self._stage}: step {step}, PSNR-Y {score:.2f} dB on {photographs} ({best})")
+        for net in self._students:
+            prefix = "" if net.name == MAIN else f"{net.name}/"
+            who = f"{net.name}, " if len(self._students) > 1 else ""
+            score, best_step, best = (scored[prefix + key] for key in ("validation_psnr_y", "best_step", "best_psnr_y"))
+            self._tracked.metrics({f"{prefix}validation_psnr_y": score}, step=step)
+            so_far = "the best so far" if best_step == step else f"best {best:.2f}"
+            self._say(f"{self._stage}: step {step}, {who}PSNR-Y {score:.2f} dB on {photographs} ({so_far})")
         self._validation = {"validation": scored}
 
     def ran(self, devices: Devices) -> Ran | None:

@@ -10,28 +10,36 @@ from mtkd_dist.models import build_network, digest_file, load_strict, parse_netw
 from mtkd_dist.stages.answers import rendered_teachers
 from mtkd_dist.stages.distil_method import distil_method
 from mtkd_dist.stages.run import Run
+from mtkd_dist.stages.students import more_students, title_of
 from mtkd_dist.stages.teachers import ReadyTeachers
 from mtkd_dist.stages.training import Training, train_stage
+from mtkd_dist.train.students import MAIN
 
 STAGE = "distil"
 
 
 def run_distil(run: Run, teachers: ReadyTeachers, aggregator: Path | None, cached: bool = False) -> Path:
-    """Train the student; returns its file.
+    """Train the student, and `more_students` beside it; returns its file, beside which the others lie.
 
     `aggregator`: its file, where the method has one. `cached`: on images that are rendered first.
     """
     training = distil_training(run, teachers, aggregator, cached)
-    path = run.output / "student.safetensors"
 
     def write(weights: dict[str, Tensor]) -> list[Path]:
-        student = build_network(training.network, run.config.scale)
-        load_strict(student, weights, STAGE)
-        save_network(path, student, dict(training.metadata))
-        return [path]
+        by_student = training.by_student(weights)
+        for net in training.students:
+            student = build_network(net.network, run.config.scale)
+            load_strict(student, by_student[net.name], f"{STAGE}, {title_of(net.name)}")
+            save_network(student_file(run, net.name), student, net.metadata(training.metadata))
+        return [student_file(run, net.name) for net in training.students]
 
     train_stage(run, training, write)
-    return path
+    return student_file(run, MAIN)
+
+
+def student_file(run: Run, name: str) -> Path:
+    """Of the student that is called `name` in its training."""
+    return run.output / f"{title_of(name)}.safetensors"
 
 
 def distil_training(run: Run, teachers: ReadyTeachers, aggregator: Path | None, cached: bool = False) -> Training:
@@ -55,6 +63,7 @@ def distil_training(run: Run, teachers: ReadyTeachers, aggregator: Path | None, 
         aggregator_digest=digest_file(aggregator) if aggregator is not None else None,
         start=start,
         start_digest=digest_file(start) if start is not None else None,
+        more=more_students(config),
         rendered=rendered_teachers(run, teachers.files, teachers.digests, aggregator)
         if cached and teachers.files
         else None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from mtkd_dist.models import check_student, digest_file, load_network
@@ -26,6 +26,7 @@ from mtkd_dist.stages import manifest
 from mtkd_dist.stages.manifest import Manifest
 from mtkd_dist.stages.run import Run
 from mtkd_dist.stages.scores import About, Row, mean_rows
+from mtkd_dist.stages.students import student_titles
 from mtkd_dist.stages.teachers import ReadyTeachers
 
 DETAILS_PER_SET = 2
@@ -35,8 +36,11 @@ DETAILS_PER_SET = 2
 def run_evaluate(run: Run, teachers: ReadyTeachers, aggregator: Path | None, student: Path) -> list[Row]:
     """Score, or take the scores of these very files from before; returns the rows of scores.json.
 
-    `aggregator`: of a method that has one; without teachers there is no mean either.
+    `aggregator`: of a method that has one; without teachers there is no mean either. `student`: the main one's file,
+    beside which those of `more_students` lie.
     """
+    students = {title: student.with_name(f"{title}.safetensors") for title in student_titles(run.config)}
+    students[STUDENT] = student
     folder = run.output / "evaluate"
     inputs = {
         "scale": run.config.scale,
@@ -45,18 +49,22 @@ def run_evaluate(run: Run, teachers: ReadyTeachers, aggregator: Path | None, stu
         "student": digest_file(student),
         "sets": {name: store.digest for name, store in run.sets.items()},
     }
+    if len(students) > 1:
+        inputs["more_students"] = {title: digest_file(file) for title, file in students.items() if title != STUDENT}
     old = manifest.read(folder)
     if old is not None and not manifest.changed(old, inputs, manifest.digests(run.output, old.outputs)):
         run.say("evaluate: done before")
         return old.scores
-    check_student(student, teachers.digests, run.config.scale)
+    for file in students.values():
+        check_student(file, teachers.digests, run.config.scale)
     folder.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     mean = [Merged(MEAN, teachers.files, None)] if teachers.files else []
     aggregate = [Merged(AGGREGATE, teachers.files, aggregator)] if aggregator is not None else []
-    job = EvaluateJob(run.config.scale, (*teachers.files, *mean, *aggregate, TeacherFile(STUDENT, student, None)))
+    ours = [TeacherFile(title, file, None) for title, file in students.items()]
+    job = EvaluateJob(run.config.scale, (*teachers.files, *mean, *aggregate, *ours))
     scored = list(_score_all(run, job))
-    rows = mean_rows(scored, _about(run, teachers, aggregate, student))
+    rows = mean_rows(scored, _about(run, teachers, aggregate, students))
     grids = _write_grids(run, scored)
     manifest.write_json(run.output / "scores.json", rows)
     run.seconds["evaluate"] = time.monotonic() - began
@@ -72,7 +80,7 @@ def run_evaluate(run: Run, teachers: ReadyTeachers, aggregator: Path | None, stu
             scores=rows,
         ),
     )
-    _share_scores(run, teachers, rows)
+    _share_scores(run, teachers, list(students), rows)
     _track(run, rows, grids)
     return rows
 
@@ -90,7 +98,9 @@ def _score_all(run: Run, job: EvaluateJob) -> Iterator[Scored]:
         yield scored
 
 
-def _about(run: Run, teachers: ReadyTeachers, aggregate: list[Merged], student: Path) -> dict[str, About]:
+def _about(
+    run: Run, teachers: ReadyTeachers, aggregate: list[Merged], students: Mapping[str, Path]
+) -> dict[str, About]:
     """The mean needs the weights of all teachers, the aggregate also those of the aggregator."""
     all_teachers = sum(teachers.params.values())
     return {
@@ -98,7 +108,7 @@ def _about(run: Run, teachers: ReadyTeachers, aggregate: list[Merged], student: 
         **{name: About("teacher", params) for name, params in teachers.params.items()},
         MEAN: About("mean", all_teachers),
         **{one.name: About("aggregate", all_teachers + count_params(one.load(run.config.scale))) for one in aggregate},
-        STUDENT: About("student", load_network(student, run.config.scale).params),
+        **{title: About("student", load_network(file, run.config.scale).params) for title, file in students.items()},
     }
 
 
@@ -113,12 +123,12 @@ def _write_grids(run: Run, scored: list[Scored]) -> list[Path]:
     return grids
 
 
-def _share_scores(run: Run, teachers: ReadyTeachers, rows: list[Row]) -> None:
+def _share_scores(run: Run, teachers: ReadyTeachers, students: list[str], rows: list[Row]) -> None:
     """Each stage's manifest also carries the scores of what it made."""
-    made_by = {f"teachers/{file.name}": file.name for file in teachers.files}
-    made_by |= {"aggregate": AGGREGATE, "distil": STUDENT}
-    for stage, model in made_by.items():
-        scores = [row for row in rows if row["model"] == model]
+    made_by = {f"teachers/{file.name}": [file.name] for file in teachers.files}
+    made_by |= {"aggregate": [AGGREGATE], "distil": students}
+    for stage, models in made_by.items():
+        scores = [row for row in rows if row["model"] in models]
         # The aggregator of an earlier method keeps its own.
         if scores and (own := manifest.read(run.output / stage)) is not None:
             manifest.write(run.output / stage, dataclasses.replace(own, scores=scores))

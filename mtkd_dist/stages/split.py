@@ -148,9 +148,10 @@ def _layout(run: Run, training: TrainingConfig, split: Split) -> Layout:
 def _depends_on(run: Run, training: TrainingConfig) -> dict[str, Any]:
     """All that seconds depend on: networks by name, sizes, arithmetic, the kind of device. Never weights."""
     config, devices = run.config, devices_of(run)
-    # Named only where it is not the default: what was measured before there was a choice stays known.
-    method = {} if config.method == Config().method else {"method": config.method}
-    return method | {
+    # Named only where they are not the default: what was measured before there was a choice stays known.
+    chosen: dict[str, Any] = {} if config.method == Config().method else {"method": config.method}
+    chosen |= {"more_students": list(config.more_students)} if config.more_students else {}
+    return chosen | {
         "teachers": list(config.teachers),
         "aggregator": config.aggregator,
         "student": config.student,

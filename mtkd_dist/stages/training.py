@@ -28,7 +28,8 @@ from mtkd_dist.stages.manifest import Manifest
 from mtkd_dist.stages.run import Run, layout_of
 from mtkd_dist.stages.split import StagePlan, choose_layout, devices_of
 from mtkd_dist.train.checkpoints import BEST
-from mtkd_dist.train.job import StudentJob
+from mtkd_dist.train.job import StudentJob, StudentNet
+from mtkd_dist.train.students import MAIN, weights_of_each
 from mtkd_dist.train.trainer import run_training
 from mtkd_dist.train.validation import ValidationJob
 
@@ -57,8 +58,15 @@ class Training:
     start: Path | None = None
     """File whose weights the network starts from."""
     start_digest: str | None = None
+    more: tuple[StudentNet, ...] = ()
+    """Further networks that learn from the same batches; each ends with the weights that it would have alone."""
     rendered: RenderedTeachers | None = None
     """Where the teachers' images are read that the method asks for; None: a teacher pool answers."""
+
+    @property
+    def students(self) -> tuple[StudentNet, ...]:
+        """All that learn, the main one first; `Training.network` and `start` are its own."""
+        return (StudentNet(MAIN, self.network, self.start, self.start_digest), *self.more)
 
     def inputs(self, run: Run) -> dict[str, Any]:
         """All that the weights depend on while they are trained."""
@@ -69,7 +77,8 @@ class Training:
         }
         if self.rendered is not None:
             answers = {"teacher_outputs": facts(self.rendered)}
-        return {
+        more = [[net.name, net.network, net.start_digest] for net in self.more]
+        inputs = {
             "network": self.network,
             "scale": run.config.scale,
             "method": [type(self.method).__name__, settings_of(self.method)],
@@ -79,7 +88,12 @@ class Training:
             "teachers": [[t.name, self.teacher_digests[t.name], t.input_range] for t in self.teachers],
             "aggregator": self.aggregator_digest,
             "start": self.start_digest,
-        } | (answers if self.teachers else {})
+        }
+        return inputs | (answers if self.teachers else {}) | ({"more_students": more} if more else {})
+
+    def by_student(self, weights: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+        """The weights that the training ends with, by the name of the student."""
+        return weights_of_each(weights, [net.name for net in self.students])
 
     def names(self) -> dict[str, str]:
         """What of `inputs` the configuration calls otherwise."""
@@ -184,6 +198,7 @@ def jobs_of(run: Run, training: Training, layout: Layout) -> tuple[StudentJob, T
         rendered=training.rendered,
         start=training.start,
         tails=training.teachers if isinstance(training.method, Equips) else (),
+        more=training.more,
     )
     if layout.teachers is None:
         return student, None
@@ -217,11 +232,12 @@ def _train(run: Run, training: Training, checkpoints: Path) -> tuple[dict[str, T
     layout, chosen = layout_of(config, run.resources, job_config, asks_pool), None
     if asks_pool:
         layout, chosen = choose_layout(run, training.stage, job_config, functools.partial(jobs_of, run, training))
-    run.say(f"{training.stage}: {training.network} on {layout}")
     student, teacher = jobs_of(run, training, layout)
+    networks = ", ".join(net.network for net in training.students)
+    run.say(f"{training.stage}: {networks} on {layout}")
     validation = validation_of(run, training, student, checkpoints)
     tracked = run.tracker.stage(training.stage)
-    tracked.params({"network": training.network, "layout": str(layout)} | dataclasses.asdict(job_config))
+    tracked.params({"network": networks, "layout": str(layout)} | dataclasses.asdict(job_config))
     with Progress(run.console, training.stage, job_config.steps) as progress:
         course = Course(training.stage, layout, student, config.link, progress, tracked, run.say)
         weights = run_training(student, teacher, layout, config.link, checkpoints, course.update, validation)

@@ -12,6 +12,7 @@ from mtkd_dist.train.checkpoints import LAST_SECONDS, CheckpointError, Checkpoin
 from mtkd_dist.train.consumption import ConsumptionLog, Header, claim_attempt, latest_attempt
 from mtkd_dist.train.job import StudentJob
 from mtkd_dist.train.state import TrainState
+from mtkd_dist.train.students import each
 
 
 def begin(
@@ -27,8 +28,9 @@ def begin(
     attempt = Attempt(job, folder, rank, world_size, device, say)
     attempt.load(state)
     if training.compile:
-        # In place, so that the keys of the state dict stay.
-        state.model.compile()
+        for network in each(state.model).values():
+            # In place, so that the keys of the state dict stay.
+            network.compile()
     return state, attempt
 
 

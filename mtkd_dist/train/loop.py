@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from mtkd_dist.pools.precision import Autocast, compute_dtype
 from mtkd_dist.train.records import Records
 from mtkd_dist.train.source import Prefetcher, Source
 from mtkd_dist.train.state import TrainState, seed_step
+from mtkd_dist.train.students import clip_gradients, each, learn
 
 
 def train(
@@ -30,41 +32,37 @@ def train(
     validate: Callable[[], None],
     post: Callable[[list[dict[str, Any]]], None],
 ) -> None:
-    """Train from `state.step` to `config.steps`.
+    """Train from `state.step` to `config.steps`: the network, or several `Students` from the same batches.
 
     Args:
-        network: `state.model`, or its DDP wrapper; only it is in DDP, never a teacher.
+        network: `state.model`, or its DDP wrapper (of several students, that of each); only it is in DDP, never a
+            teacher.
         consumed: called after every optimizer step with its number, the batch's checks and the slots that were skipped.
         checkpoint: called on every rank every `checkpoint_every` steps and at the end.
         validate: the same for `validate_every`, just before; and where training goes on from such a step, because
             whoever stopped it may have stopped that validation too.
-        post: takes records {"step", "learning_rate", "wait_seconds", "loss", parts..., "gradient_norm"}; the last of a
-            posting also has "images_per_second" (all ranks together), "students" (PoolShares of this rank) and what
-            these are shares of: "so_far" {"seconds", "images"} since this call (images of all ranks together).
+        post: takes records {"step", "learning_rate", "wait_seconds", "loss", parts..., "gradient_norm"}; of several
+            students loss and norm are those of all together, and the parts are "NAME/loss" and "NAME/PART". The last
+            of a posting also has "images_per_second" (all ranks together), "students" (PoolShares of this rank) and
+            what these are shares of: "so_far" {"seconds", "images"} since this call (images of all ranks together).
 
     Errors: NonFiniteLoss, on all ranks at the same step.
     """
     dtype = compute_dtype(config.precision, next(state.model.parameters()).device)
-    student = Autocast(network, dtype)
-    records = Records(Autocast(state.model, dtype), method, source, config.batch_size, post)
+    students = {name: Autocast(student, dtype) for name, student in each(network).items()}
+    plain = {name: Autocast(student, dtype) for name, student in each(state.model).items()}
+    records = Records(plain, method, source, config.batch_size, post)
     state.model.train()
     if state.step and due(state.step, config.validate_every, config.steps):
         validate()
     records.ready()
     for step, batch in Prefetcher(source, state.step, config.steps):
         records.begin()
-        seed_step(seed, step, rank)
-        losses = method.loss(student, batch)
         state.optimizer.zero_grad(set_to_none=True)
         # DDP takes the mean over ranks, which is that over samples only where all have equally many.
         weight = len(batch.lr) * world_size / config.batch_size
-        # The gradient is NaN where the loss is not finite: abs() hides a NaN from the gradient, and it is the gradient
-        # by which the other ranks hear of it.
-        losses.total.backward(weight + 0 * losses.total.detach())
-        gradients = [parameter.grad for parameter in state.model.parameters() if parameter.grad is not None]
-        gradient_norm = nn.utils.get_total_norm(gradients)
-        if config.clip_grad:
-            nn.utils.clip_grads_with_norm_(state.model.parameters(), config.clip_grad, gradient_norm)
+        losses = learn(students, method, batch, weight, functools.partial(seed_step, seed, step, rank))
+        gradient_norm = clip_gradients(state.model, config.clip_grad)
         learning_rate = state.learning_rate
         state.update(gradient_norm)
         consumed(step, batch.checks, source.share.skipped.get(step, ()))

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from mtkd_dist.methods import Batch, Method
+from mtkd_dist.train.students import losses_together
 
 LISTED = 8
 """Of the offending samples, so many are named."""
@@ -29,12 +30,17 @@ class NonFiniteLoss(RuntimeError):
 
 
 @torch.no_grad()
-def losses_alone(student: nn.Module, method: Method, batch: Batch) -> list[float]:
-    """The loss of each sample by itself."""
-    student.eval()
+def losses_alone(students: Mapping[str, nn.Module], method: Method, batch: Batch) -> list[float]:
+    """The loss of each sample by itself, of all students together."""
+    for student in students.values():
+        student.eval()
+
+    def loss(sample: Batch) -> float:
+        return losses_together({name: method.loss(student, sample) for name, student in students.items()}).total.item()
+
     # Compiled, a batch of one would be compiled for anew.
     with torch.compiler.set_stance("force_eager"):
-        return [method.loss(student, _one(batch, row)).total.item() for row in range(len(batch.lr))]
+        return [loss(_one(batch, row)) for row in range(len(batch.lr))]
 
 
 def explain(

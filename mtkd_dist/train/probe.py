@@ -7,7 +7,7 @@ answers. One actor does it all, one half after the other, so that neither distur
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
@@ -27,6 +27,7 @@ from mtkd_dist.pools.wire import Answer
 from mtkd_dist.train.job import StudentJob
 from mtkd_dist.train.source import batch_of
 from mtkd_dist.train.state import TrainState, seed_step
+from mtkd_dist.train.students import clip_gradients, each, learn
 
 BUDGET_SECONDS = 2.0
 """Of each of the measurements; there are about six, and a half of it for each teacher."""
@@ -128,29 +129,29 @@ class Probe:
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         state = TrainState(model, job.training)
         if job.training.compile:
-            model.compile()
-        network = Autocast(model, compute_dtype(job.training.precision, self._device))
+            for network in each(model).values():
+                network.compile()
+        dtype = compute_dtype(job.training.precision, self._device)
+        students = {name: Autocast(network, dtype) for name, network in each(model).items()}
         slots = sorted({1, len(answers)})
         batches = [batch_of(answers[:count], self._device, job.training.channels_last) for count in slots]
         use_threads(1 if self._most_threads > 1 else job.pool.threads)
         points = [
-            (float(len(batch.lr)), self._time(lambda batch=batch: self._step(state, network, batch)))  # type: ignore[misc]
+            (float(len(batch.lr)), self._time(lambda batch=batch: self._step(state, students, batch)))  # type: ignore[misc]
             for batch in batches
         ]
         step, image = line_through(points)
         if self._most_threads < 2:
             return step, image, 1.0
         use_threads(self._most_threads)
-        many = self._time(lambda: self._step(state, network, batches[-1]))
+        many = self._time(lambda: self._step(state, students, batches[-1]))
         return step, image, serial_share(points[-1][1], many, self._most_threads)
 
-    def _step(self, state: TrainState, network: nn.Module, batch: Batch) -> None:
+    def _step(self, state: TrainState, students: Mapping[str, nn.Module], batch: Batch) -> None:
         """As `mtkd_dist.train.loop.train` takes it."""
-        seed_step(self._student.seed, state.step, 0)
-        losses = self._student.method.loss(network, batch)
         state.optimizer.zero_grad(set_to_none=True)
-        losses.total.backward()
-        state.update(nn.utils.get_total_norm([p.grad for p in state.model.parameters() if p.grad is not None]))
+        learn(students, self._student.method, batch, 1.0, lambda: seed_step(self._student.seed, state.step, 0))
+        state.update(clip_gradients(state.model, self._student.training.clip_grad))
 
     def _time(self, call: Callable[[], object], share: float = 1.0) -> float:
         def done() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -24,20 +24,20 @@ class Records:
     """The course of a training, told by its loop: for each step `begin`, `add`, `end` and, once it goes on, `ready`.
 
     Args:
-        student: for the loss of each sample alone where one is not finite.
+        students: name -> network, for the loss of each sample alone where one is not finite.
         batch_size: of all ranks together.
         post: takes records; see `mtkd_dist.train.loop.train`.
     """
 
     def __init__(
         self,
-        student: nn.Module,
+        students: Mapping[str, nn.Module],
         method: Method,
         source: Source,
         batch_size: int,
         post: Callable[[list[dict[str, Any]]], None],
     ) -> None:
-        self._student = student
+        self._networks = students
         self._method = method
         self._source = source
         self._batch_size = batch_size
@@ -94,7 +94,7 @@ class Records:
         """The step as a record. Errors: NonFiniteLoss."""
         values = reading.values()
         if not all(map(math.isfinite, values.values())):
-            alone = losses_alone(self._student, self._method, reading.batch)
+            alone = losses_alone(self._networks, self._method, reading.batch)
             samples = self._source.share.describe(reading.step)
             raise explain(reading.step, values, reading.learning_rate, samples, alone)
         return {

@@ -11,10 +11,11 @@ from torch.optim import Adam
 
 from mtkd_dist.config.tree import TrainingConfig
 from mtkd_dist.methods import shipped
+from mtkd_dist.train.students import replaced
 
 
 class TrainState:
-    """Model, EMA, optimizer and the next step of the plan.
+    """Model, EMA, optimizer and the next step of the plan. Of several `Students`, Adam treats every weight by itself.
 
     Weights and EMA never take a step that is not finite, nor any after it: the device itself decides that, so that
     nobody has to wait for it. Schedule and randomness need no place here: `learning_rate` is a function of
@@ -65,8 +66,11 @@ class TrainState:
         torch._foreach_add_(averages, changes)
 
     def result(self) -> dict[str, Tensor]:
-        """The weights that the training is for: the EMA where there is one, without what the method adds."""
-        return shipped(self.model if self.ema is None else self.ema).state_dict()
+        """The weights that the training is for: the EMA where there is one, without what the method adds.
+
+        Of several students see `mtkd_dist.train.students.weights_of_each`.
+        """
+        return replaced(self.model if self.ema is None else self.ema, shipped).state_dict()
 
     def state_dict(self) -> dict[str, Any]:
         return {

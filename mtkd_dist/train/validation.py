@@ -21,7 +21,8 @@ from mtkd_dist.metrics import from_uint8, psnr_y, to_uint8
 from mtkd_dist.models import load_strict, read_metadata, read_state_dict, save_network
 from mtkd_dist.pools.errors import TrainingFailed
 from mtkd_dist.pools.teacher_worker import TeacherFile, digests_of, load_networks
-from mtkd_dist.train.job import StudentJob
+from mtkd_dist.train.job import StudentJob, StudentNet
+from mtkd_dist.train.students import MAIN, each, joined_weights, weights_of_each
 
 PHOTOS = 8
 """At most so many photographs are scored: those whose names hash smallest."""
@@ -39,18 +40,26 @@ class ValidationJob:
     teachers: tuple[TeacherFile, ...]
     """Whose images an aggregator takes; empty for a network that takes LR."""
     best: Path
-    """File of the best weights so far."""
+    """File of the best weights so far; that of a further student NAME is called `best-NAME` instead of `best`."""
     metadata: Mapping[str, str]
     """Of the file that the stage ends with, so that this one loads like it."""
     kept: Path | None = None
     """Folder where the teachers' images of the photographs are kept for the next aggregator; None: nowhere."""
 
+    def best_of(self, name: str) -> Path:
+        """File of the best weights of a student."""
+        return self.best if name == MAIN else self.best.with_stem(f"{self.best.stem}-{name}")
+
 
 def best_weights(job: ValidationJob | None, folder: Path) -> dict[str, Tensor]:
-    """Of the training in `folder`, for `result: best`. Errors: TrainingFailed where there are none."""
-    if job is None or not job.best.exists():
+    """Of the training in `folder`, for `result: best`: as `TrainState.result`, each student at its own best step.
+
+    Errors: TrainingFailed where there are none.
+    """
+    files = {} if job is None else {net.name: job.best_of(net.name) for net in job.student.students}
+    if not files or not all(file.exists() for file in files.values()):
         raise TrainingFailed(f"result=best, but no validation in {folder} came to a score; the log has the reason")
-    return read_state_dict(job.best)
+    return joined_weights({name: read_state_dict(file) for name, file in files.items()})
 
 
 class Validation:
@@ -62,40 +71,43 @@ class Validation:
 
     def __init__(self, job: ValidationJob) -> None:
         self._job = job
-        self._network = job.student.build_shipped().eval()
+        self._networks = each(job.student.build_shipped().eval())
         store = ImageStore.open(job.images)
         order = sorted(range(len(store)), key=lambda i: hashlib.sha256(store.names[i].encode()).digest())
         crops = [_crop(store, i) for i in order[:PHOTOS]]
         self._truths = [hr for _, hr in crops]
         self._photos = hashlib.sha256(f"{store.digest} {PHOTOS} {CROP}".encode()).hexdigest()
         self._inputs = self._render([lr for lr, _ in crops])
-        self._best = self._read_best()
+        self._best = {net.name: self._read_best(job.best_of(net.name)) for net in job.student.students}
 
     @torch.inference_mode()
-    def score(self, weights: Weights) -> float:
-        """Mean PSNR-Y in dB. Errors: ValueError where the network answers NaN or infinity."""
-        load_strict(self._network, {name: torch.tensor(array) for name, array in weights.items()}, "validation")
-        scale = self._job.student.scale
-        answers = (to_uint8(self._network(images.float())[0]) for images in self._inputs)
-        return float(np.mean([psnr_y(sr, hr, scale) for sr, hr in zip(answers, self._truths, strict=True)]))
+    def score(self, weights: Weights) -> dict[str, float]:
+        """Student -> mean PSNR-Y in dB. Errors: ValueError where a network answers NaN or infinity."""
+        scale, scores = self._job.student.scale, {}
+        for name, own in weights_of_each(weights, list(self._networks)).items():
+            network = self._networks[name]
+            load_strict(network, {key: torch.tensor(array) for key, array in own.items()}, "validation")
+            answers = (to_uint8(network(images.float())[0]) for images in self._inputs)
+            psnrs = [psnr_y(sr, hr, scale) for sr, hr in zip(answers, self._truths, strict=True)]
+            scores[name] = float(np.mean(psnrs))
+        return scores
 
     def run(self, step: int, weights: Weights) -> dict[str, Any]:
-        """Score the weights after `step` steps, and keep them if they are the best.
+        """Score the weights after `step` steps (`TrainState.result`), and keep those of each student that are its best.
 
-        Returns "step", "validation_psnr_y" and "photos" of this score, "best_step" and "best_psnr_y" so far.
+        Returns "step" and "photos", "validation_psnr_y" of this score, "best_step" and "best_psnr_y" so far; the last
+        three of a further student as "NAME/validation_psnr_y" and so on.
         """
-        score = self.score(weights)
-        if self._best is None or score > self._best[1]:
-            self._best = step, score
-            save_network(self._job.best, self._network, self._metadata(step, score))
-        best_step, best_score = self._best
-        return {
-            "step": step,
-            "validation_psnr_y": score,
-            "photos": len(self._truths),
-            "best_step": best_step,
-            "best_psnr_y": best_score,
-        }
+        record: dict[str, Any] = {"step": step, "photos": len(self._truths)}
+        scores = self.score(weights)
+        for net in self._job.student.students:
+            score, best = scores[net.name], self._best[net.name]
+            if best is None or score > best[1]:
+                best = self._best[net.name] = step, score
+                save_network(self._job.best_of(net.name), self._networks[net.name], self._metadata(net, step, score))
+            values = {"validation_psnr_y": score, "best_step": best[0], "best_psnr_y": best[1]}
+            record |= {key if net.name == MAIN else f"{net.name}/{key}": value for key, value in values.items()}
+        return record
 
     @torch.inference_mode()
     def _render(self, crops: list[Tensor]) -> list[Tensor]:
@@ -124,18 +136,18 @@ class Validation:
         digest = hashlib.sha256(f"{key} {self._job.student.scale} {self._photos}".encode()).hexdigest()
         return self._job.kept / f"validation-{digest[:32]}.safetensors"
 
-    def _metadata(self, step: int, score: float) -> dict[str, str]:
+    def _metadata(self, net: StudentNet, step: int, score: float) -> dict[str, str]:
         return {
-            **self._job.metadata,
+            **net.metadata(self._job.metadata),
             "step": str(step),
             "validation_psnr_y": repr(score),
             "validation_photos": self._photos,
         }
 
-    def _read_best(self) -> tuple[int, float] | None:
-        if not self._job.best.exists():
+    def _read_best(self, file: Path) -> tuple[int, float] | None:
+        if not file.exists():
             return None
-        metadata = read_metadata(self._job.best)
+        metadata = read_metadata(file)
         if metadata.get("validation_photos") != self._photos:
             return None
         step, training = int(metadata["step"]), self._job.student.training

@@ -22,6 +22,7 @@ from mtkd_dist.train.link_source import LinkSource
 from mtkd_dist.train.loop import train
 from mtkd_dist.train.nonfinite import NonFiniteLoss
 from mtkd_dist.train.source import Share, Source, slots_of_rank
+from mtkd_dist.train.students import replaced
 from mtkd_dist.train.validator import ask
 
 FATAL_SECONDS = 20.0
@@ -51,7 +52,8 @@ def student_worker(config: dict[str, Any]) -> None:
         return LinkSource(find_links, attempt.number, rank, world_size, share, device, job.training.channels_last)
 
     # Buffers are constants here (masks, matrices), the same on all ranks; SwinIR's are larger than its gradients.
-    network = DistributedDataParallel(state.model, broadcast_buffers=False) if world_size > 1 else state.model
+    wrap = functools.partial(DistributedDataParallel, broadcast_buffers=False)
+    network = replaced(state.model, wrap) if world_size > 1 else state.model
     validates = rank == 0 and validator is not None
     try:
         train(

@@ -55,6 +55,12 @@ def _check_numbers(sweep: SweepConfig) -> None:
 
 def _check_target(sweep: SweepConfig, base: Config, space: Space) -> None:
     target, training = sweep.target, getattr(base, sweep.target)
+    _require(
+        not base.more_students,
+        "launch.more_students",
+        base.more_students,
+        "none: a trial trains one student, and which settings are best is asked of that one; sweep each by itself",
+    )
     if target == "aggregate":
         _require(
             needs_aggregator(base),

@@ -44,6 +44,7 @@ _REFUSED = {
     ),
     "preset": "the defaults of all trials come from one preset",
     "seed": "it is the same for all trials, so that they differ in what is searched and in nothing else",
+    "more_students": "a trial trains one student, and its scores are those of that one",
     "student_weights": "weights to start from fit one student and are the same for all trials",
 }
 """Key, or first word of keys -> why no sweep searches it."""
