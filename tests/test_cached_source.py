@@ -162,7 +162,7 @@ def test_what_a_method_wants_of_its_teachers_is_known_before_anything_starts() -
 
 
 def test_a_method_that_wants_the_networks_themselves_needs_live_teachers() -> None:
-    with pytest.raises(NeedsNetworks, match=r"Features asks its teachers for 'teachers'.*live teachers"):
+    with pytest.raises(NeedsNetworks, match=r"Features asks for the teachers themselves.*live teachers"):
         images_asked(Features(), 2, 2)
 
 
