@@ -30,7 +30,7 @@ NOTES = f"""\
 Settings are those of `benchmarks/compare.yaml`; teachers are released networks (DCTLSA and RLFN), photographs those \
 of BSDS500 (train, 200 JPEGs). Two cells ran side by side, one thread each.
 
-What limits it: two cores. The students see 8,000 patches, where the paper's see 8 million, so this says which loss \
+What limits it: two cores. The students see 6,400 patches, where the paper's see 8 million, so this says which loss \
 teaches a small network fastest, and not where each ends. A third teacher at hand (CRAFT) was left out: it would have \
 tripled the time of the methods whose teachers answer live, and so cost two thirds of the steps.
 """
