@@ -95,27 +95,48 @@ def test_methods_begin_with_the_same_weights_and_see_the_same_samples(shared: Sh
     assert cell.scores != made(shared, "scratch", seed=8)[0].scores
 
 
-def test_all_students_of_a_seed_learn_from_one_aggregator(shared: Shared) -> None:
-    assert train_aggregator(shared, 0) == train_aggregator(shared, 0)
-    assert digest_file(train_aggregator(shared, 0)) != digest_file(train_aggregator(shared, 1))
+def test_students_learn_from_the_aggregator_of_their_seed(shared: Shared) -> None:
+    digests = []
+    for seed in (0, 1):
+        _, file = made(shared, "mtkd", seed)
+        found = manifest.read(file.parent / "distil")
+        assert found is not None
+        digests.append(found.inputs["aggregator"])
+        assert digests[-1] == digest_file(train_aggregator(shared, seed))
+    assert digests[0] != digests[1]
+
+
+def test_live_teachers_answer_every_method_where_they_are_asked_for(shared: Shared) -> None:
+    live = dataclasses.replace(shared, config=dataclasses.replace(shared.config, teacher_outputs="live"))
+    aggregator = train_aggregator(live, 3)
+    for method in ("mtkd", "kd"):
+        work = Work(method, (OTHER, TINY), 3)
+        cells = do_work(live, work, aggregator if method == "mtkd" else None)
+        assert [cell.student for cell in cells] == [OTHER, TINY]
+        found = manifest.read(shared.output / work.folder / "distil")
+        assert found is not None
+        assert "slot_size" in found.inputs  # what only live answers depend on
 
 
 def test_bytes_are_those_of_a_sample_as_it_is_read(shared: Shared) -> None:
     images = 3 * 8**2 + 3 * 16**2
     one = 2 * 3 * 16**2
-    found = {method: made(shared, method)[0].bytes_per_sample for method in ("scratch", "mtkd", "kd", "at")}
-    assert found == {
-        "scratch": images,
-        "mtkd": images + one,
-        "kd": images + 2 * one,
-        "at": images + 2 * (one + 2 * 8**2),
+    found = {method: made(shared, method)[0].bytes_per_sample for method in ("scratch", "mtkd", "mean", "kd", "at")}
+    assert {method: read - images for method, read in found.items()} == {
+        "scratch": 0,
+        "mtkd": one,
+        "mean": 2 * one,  # both are stored; with live teachers it would be their average
+        "kd": 2 * one,
+        "at": 2 * (one + 2 * 8**2),
     }
 
 
 def test_references_are_bicubic_teachers_their_mean_and_aggregates(shared: Shared) -> None:
     scores = score_references(shared, {0: train_aggregator(shared, 0)})
     assert list(scores) == ["bicubic", "a", "b", "mean of teachers", "aggregate (seed 0)"]
+    written = (shared.output / "references/scores/manifest.json").stat().st_mtime_ns
     assert score_references(shared, {0: train_aggregator(shared, 0)}) == scores
+    assert (shared.output / "references/scores/manifest.json").stat().st_mtime_ns == written
 
 
 def test_what_goes_wrong_in_a_cell_is_in_its_log(shared: Shared) -> None:
@@ -131,4 +152,5 @@ def test_the_time_of_a_stream_is_shared_by_its_students(shared: Shared) -> None:
     cells = do_work(shared, work, None)
     found = manifest.read(shared.output / work.folder / "distil")
     assert found is not None
-    assert [cell.seconds for cell in cells] == [found.seconds / 2] * 2
+    seconds = SMALL.steps * SMALL.batch_size / found.summary["images_per_second"]
+    assert [cell.seconds for cell in cells] == [seconds / 2] * 2

@@ -66,6 +66,7 @@ def test_words_that_make_no_sense_are_refused(words: list[str], told: str) -> No
         ({"students": []}, "students: .* at least one"),
         ({"seeds": [1, 1]}, "seeds: .* each of them once"),
         ({"seeds": [-1]}, "seeds"),
+        ({"students": ["edsr-baseline", "edsr-baseline:width=64"]}, "more_students"),
         ({"students": ["edsr-baselin"]}, "Did you mean 'edsr-baseline'"),
         ({"launch": {"preset": "demo-compare", "teachers": []}}, "teachers"),
         ({"launch": {"preset": "demo-compare", "at": {"taps": ["nowhere"]}}}, "nowhere"),
@@ -77,9 +78,10 @@ def test_a_comparison_that_cannot_work_is_refused(changes: dict[str, Any], told:
         check_compare(compare, base_config(compare))
 
 
-def test_scratch_alone_needs_no_teachers() -> None:
-    compare = dataclasses.replace(DEMO, methods=["scratch"], launch={"preset": "demo-compare", "teachers": []})
+def test_scratch_alone_has_no_teachers() -> None:
+    compare = dataclasses.replace(DEMO, methods=["scratch"])
     check_compare(compare, base_config(compare))
+    assert base_config(compare).teachers == []
 
 
 def test_cells_may_be_added_and_settings_that_all_share_may_not_change(tmp_path: Path) -> None:
@@ -87,8 +89,26 @@ def test_cells_may_be_added_and_settings_that_all_share_may_not_change(tmp_path:
     check_unchanged(DEMO, file)
     file.write_text(yaml.safe_dump(dataclasses.asdict(DEMO)))
     check_unchanged(dataclasses.replace(DEMO, seeds=[0, 1, 2], methods=["kd"]), file)
-    with pytest.raises(ConfigError, match=r"launch.distil.steps: None -> 7"):
+    with pytest.raises(ConfigError, match=r"launch.distil.steps: 200 -> 7"):
         check_unchanged(dataclasses.replace(DEMO, launch={**DEMO.launch, "distil": {"steps": 7}}), file)
+
+
+@pytest.mark.parametrize(
+    "launch",
+    [
+        {"distil": {"steps": 200}},  # the default, spelled out
+        {"distil.steps": "200"},
+        {"on_change": "restart"},
+        {"images": {"on_bad": "skip"}},
+        {"answers": {"folder": "elsewhere"}},
+        {"test": ["more=photos"]},
+        {"distil": {"checkpoint_every": 7}},
+    ],
+)
+def test_what_no_cell_depends_on_may_change(launch: dict[str, Any], tmp_path: Path) -> None:
+    file = tmp_path / "compare.yaml"
+    file.write_text(yaml.safe_dump(dataclasses.asdict(DEMO)))
+    check_unchanged(dataclasses.replace(DEMO, launch={**DEMO.launch, **launch}), file)
 
 
 def test_the_command_says_what_is_wrong_in_a_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -36,8 +36,10 @@ def test_every_cell_is_trained_once(methods: list[MethodName], students: list[st
 @pytest.mark.parametrize("method", METHODS)
 def test_students_share_a_stream_where_the_teachers_must_answer_live(method: MethodName) -> None:
     works = works_of(CompareConfig(methods=[method], students=list(STUDENTS), seeds=[0]), BASE)
-    together = method in ("at", "fakd", "dukd")
-    assert [work.students for work in works] == ([STUDENTS] if together else [(student,) for student in STUDENTS])
+    together = method in ("at", "fakd", "dukd", "crosskd")
+    assert [work.students for work in works] == (
+        [tuple(sorted(STUDENTS))] if together else [(student,) for student in STUDENTS]
+    )
     assert needs_networks(config_of_method(BASE, method)) == together
 
 
@@ -64,5 +66,20 @@ def test_scratch_has_no_teachers() -> None:
 
 
 def test_the_name_of_a_folder_tells_networks_apart() -> None:
-    assert slug("rcan:groups=2,blocks=3") == "rcan-groups=2-blocks=3"
-    assert "/" not in slug("a/b")
+    networks = ["rcan:groups=2,blocks=3", "rcan:groups=2,blocks=31", "rcan:groups=2", "rcan"]
+    assert [slug(network) for network in networks[:1]] == ["rcan-groups=2-blocks=3"]
+    assert len({slug(network) for network in networks}) == len(networks)
+
+
+def test_the_order_of_students_makes_no_other_stream() -> None:
+    one, other = (
+        works_of(CompareConfig(methods=["at"], students=list(students), seeds=[0]), BASE)
+        for students in (STUDENTS, STUDENTS[::-1])
+    )
+    assert one == other
+
+
+def test_all_methods_with_teachers_are_streams_where_they_answer_live() -> None:
+    live = dataclasses.replace(BASE, teacher_outputs="live")
+    works = works_of(CompareConfig(students=list(STUDENTS), seeds=[0]), live)
+    assert {work.method for work in works if len(work.students) == 1} == {"scratch"}

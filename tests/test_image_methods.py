@@ -55,6 +55,7 @@ DISTANCES: tuple[Distance, ...] = ("wavelet", "l1", "charbonnier")
 METHODS: list[Method] = [
     *(MTKD(distance=distance) for distance in DISTANCES),
     MTKD(levels=2, wavelet="db2", band_weights=[0.5, 1.0, 2.0, 4.0]),
+    MTKD(each_teacher=[0.5, 0.0, 2.0]),
     *(MeanOfTeachers(distance=distance) for distance in DISTANCES),
     MeanOfTeachers(teacher_weights=[1.0, 2.0, 1.0]),
     ResponseKD(),
@@ -94,6 +95,20 @@ def test_mtkd_compares_with_the_aggregate_by_the_chosen_distance(distance: Dista
     assert losses.parts[distance].item() == pytest.approx(compared, rel=1e-12)
 
 
+def test_mtkd_may_compare_with_each_teacher_as_well_by_weights_of_their_own() -> None:
+    paper, _, _ = loss_of(MTKD(distance="l1"))
+    losses, sr, batch = loss_of(MTKD(distance="l1", each_teacher=[0.5, 0.0, 2.0]))
+    images = batch.signals["teachers"]
+    own = 0.5 * (sr - images[:, 0]).abs().mean() + 2.0 * (sr - images[:, 2]).abs().mean()
+    torch.testing.assert_close(losses.total, paper.total + own, rtol=1e-12, atol=0)
+    torch.testing.assert_close(losses.parts["each_teacher"], own, rtol=1e-12, atol=0)
+
+
+def test_a_weight_that_came_later_leaves_what_was_trained_before_it_as_it_was() -> None:
+    assert "each_teacher" not in settings_of(MTKD())
+    assert settings_of(MTKD(each_teacher=[1.0]))["each_teacher"] == [1.0]
+
+
 @pytest.mark.parametrize("distance", DISTANCES)
 @pytest.mark.parametrize(("weights", "shares"), [([], [1 / 3] * 3), ([1.0, 2.0, 5.0], [1 / 8, 2 / 8, 5 / 8])])
 def test_the_mean_of_the_teachers_takes_the_place_of_the_aggregate_in_mtkds_own_loss(
@@ -110,6 +125,7 @@ def test_the_mean_of_the_teachers_takes_the_place_of_the_aggregate_in_mtkds_own_
 
 def test_every_setting_of_mtkds_loss_is_one_of_the_mean_with_the_same_default() -> None:
     mtkd, mean = dataclasses.asdict(MTKD()), dataclasses.asdict(MeanOfTeachers())
+    del mtkd["each_teacher"]  # its target is one of them
     assert mean == mtkd | {"teacher_weights": []}
 
 

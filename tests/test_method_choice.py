@@ -106,6 +106,8 @@ def test_a_method_survives_its_configuration_file(tmp_path: Path) -> None:
         (["--method", "kd", "--loss.distance", "l1"], ["loss.distance: l1", "method kd"]),
         (["--kd.teacher_weight", "2"], ["kd.teacher_weight: 2.0", "method mtkd", "loss.levels"]),
         (["--loss.teacher_weights", "1", "1", "1"], ["loss.teacher_weights", "method mtkd has"]),
+        (["--loss.each_teacher", "1", "2"], ["loss.each_teacher", "3 numbers of 0 or more"]),
+        (["--method", "mean", "--loss.each_teacher", "1", "1", "1"], ["loss.each_teacher", "method mean has"]),
         (["--loss.distance", "l1", "--loss.levels", "2"], ["loss.levels: 2", "mtkd with loss.distance l1 has"]),
         (["--loss.charbonnier_eps", "0.1"], ["loss.charbonnier_eps: 0.1", "mtkd with loss.distance wavelet has"]),
         (["--loss.distance", "charbonnier", "--loss.charbonnier_eps", "0"], ["loss.charbonnier_eps", "above 0"]),

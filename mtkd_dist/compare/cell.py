@@ -18,9 +18,9 @@ from rich.console import Console
 
 from mtkd_dist.compare.shared import Shared
 from mtkd_dist.compare.work import Work, config_of, config_of_method
-from mtkd_dist.config.tree import Config
+from mtkd_dist.config.tree import Config, TrainingConfig
 from mtkd_dist.data import ImageStore
-from mtkd_dist.methods import values_sent, values_sent_by
+from mtkd_dist.methods import images_asked, values_sent, values_sent_by
 from mtkd_dist.models import digest_file, load_network
 from mtkd_dist.one_process import OneProcess
 from mtkd_dist.pools.device import use_threads
@@ -47,11 +47,13 @@ NOBODY = ReadyTeachers((), {}, {})
 
 
 def train_aggregator(shared: Shared, seed: int) -> Path:
-    """The aggregator of one seed, and its image of every photograph; returns its file."""
+    """The aggregator of one seed, and its image of every photograph where images are rendered; returns its file."""
     config = dataclasses.replace(config_of_method(shared.config, "mtkd"), seed=seed)
     with _run(shared, config, f"aggregators/seed-{seed}") as run:
-        path = run_aggregate(run, shared.teachers, cached=True)
-        prepare(run, rendered_teachers(run, shared.teachers.files, shared.teachers.digests, path))
+        cached = config.teacher_outputs == "cached"
+        path = run_aggregate(run, shared.teachers, cached)
+        if cached:
+            prepare(run, rendered_teachers(run, shared.teachers.files, shared.teachers.digests, path))
     return path
 
 
@@ -73,7 +75,7 @@ def do_work(shared: Shared, work: Work, aggregator: Path | None) -> list[Cell]:
                 student=student,
                 seed=work.seed,
                 steps=config.distil.steps,
-                seconds=found.seconds / len(work.students),
+                seconds=_seconds(found, config.distil) / len(work.students),
                 bytes_per_sample=bytes_per_sample,
                 params=load_network(file, config.scale).params,
                 scores=_scores(run, shared, student, TeacherFile(student, file, None), file),
@@ -124,6 +126,12 @@ def _run(shared: Shared, config: Config, folder: str) -> Iterator[Run]:
             raise
 
 
+def _seconds(found: Manifest, training: TrainingConfig) -> float:
+    """Of a whole training at the median rate of its course: it may have been interrupted, or disturbed for a while."""
+    rate = found.summary.get("images_per_second")
+    return training.steps * training.batch_size / rate if rate else found.seconds
+
+
 def _bytes_per_sample(run: Run, training: Training) -> int:
     """What a student reads for one sample: LR, HR and the teachers' signals, as they travel or as they are stored."""
     config, method, patch = run.config, training.method, training.config.patch
@@ -132,8 +140,13 @@ def _bytes_per_sample(run: Run, training: Training) -> int:
         return sample_bytes(
             patch, config.scale, values_sent_by(method, networks, config.scale, patch), config.link.wire
         )
-    values = values_sent(method, len(config.teachers), config.scale, patch)
-    return sample_bytes(patch, config.scale, values, config.answers.dtype)
+    count = len(config.teachers)
+    if training.rendered is None:
+        return sample_bytes(patch, config.scale, values_sent(method, count, config.scale, patch), config.link.wire)
+    # Whatever the method makes of them: what is stored are whole images.
+    images = {"teachers": count, "aggregate": 1}
+    read = sum(images[asked] for asked in images_asked(method, count, config.scale))
+    return sample_bytes(patch, config.scale, 3 * (config.scale * patch) ** 2 * read, config.answers.dtype)
 
 
 def _scores(run: Run, shared: Shared, name: str, model: TeacherFile, file: Path) -> Scores:
@@ -150,7 +163,7 @@ def _scored_before(run: Run, stage: str, inputs: dict[str, Any], job: EvaluateJo
         return old.summary
     began = time.monotonic()
     scores: dict[str, Any] = {}
-    for scored in score_photos_here([job], shared.photos):
+    for scored in score_photos_here([job], shared.photos, reserved_gpu=shared.pool.gpus > 0):
         for model, metrics in scored.scores.items():
             of_set = scores.setdefault(model, {}).setdefault(scored.set, {})
             of_set[scored.image] = [metrics["psnr_y"], metrics["ssim_y"]]  # as JSON has them

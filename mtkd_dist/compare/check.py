@@ -9,12 +9,14 @@ from pathlib import Path
 
 import yaml
 
+from mtkd_dist.compare.load import base_config
 from mtkd_dist.compare.tree import CompareConfig
 from mtkd_dist.compare.work import config_of_method
 from mtkd_dist.config.load import ConfigError, flatten
 from mtkd_dist.config.tree import Config
 from mtkd_dist.stages.check import check
 from mtkd_dist.stages.refuse import require
+from mtkd_dist.stages.training import WEIGHTLESS
 
 
 def check_compare(compare: CompareConfig, base: Config) -> None:
@@ -32,14 +34,31 @@ def check_compare(compare: CompareConfig, base: Config) -> None:
     )
     require(cell.retries >= 0, "cell.retries", cell.retries, "0 or more")
     require((compare.num_gpus or 0) >= 0, "num_gpus", compare.num_gpus, "0 or more")
+    first, *more = compare.students
     for method in compare.methods:
-        for student in compare.students:
-            check(dataclasses.replace(config_of_method(base, method), student=student))
+        check(dataclasses.replace(config_of_method(base, method), student=first, more_students=more))
 
 
 def _check_names(key: str, names: Sequence[object]) -> None:
     require(bool(names), key, names, "at least one")
     require(len(set(names)) == len(names), key, names, "each of them once")
+
+
+_FREE = (
+    *("preset", "output", "test", "num_gpus", "teacher_gpus", "student_gpus", "plan_only", "on_change", "cluster"),
+    *("images.on_bad", "images.cache", "answers.folder", "answers.max_bytes"),
+)
+"""Keys, and groups of keys, that cells do not depend on, or that say for themselves when they do."""
+
+
+def _binding(compare: CompareConfig) -> dict[str, object]:
+    """Settings that cells were made with."""
+    values = flatten(dataclasses.asdict(base_config(compare)))
+    return {key: value for key, value in values.items() if not _is_free(key)}
+
+
+def _is_free(key: str) -> bool:
+    return key in _FREE or key.partition(".")[0] in _FREE or key.rpartition(".")[2] in WEIGHTLESS
 
 
 def check_unchanged(compare: CompareConfig, file: Path) -> None:
@@ -49,13 +68,9 @@ def check_unchanged(compare: CompareConfig, file: Path) -> None:
     """
     if not file.exists():
         return
-    before = flatten(yaml.safe_load(file.read_text())["launch"])
-    now = flatten(compare.launch)
-    changed = [
-        f"launch.{key}: {before.get(key)!r} -> {now.get(key)!r}"
-        for key in sorted({*before, *now})
-        if before.get(key) != now.get(key)
-    ]
+    launch = yaml.safe_load(file.read_text())["launch"]
+    before, now = (_binding(dataclasses.replace(compare, launch=words)) for words in (launch, compare.launch))
+    changed = [f"launch.{key}: {before[key]!r} -> {now[key]!r}" for key in before if before[key] != now[key]]
     if changed:
         raise ConfigError(
             f"output: the comparison in {file.parent} was begun with other settings ({'; '.join(changed)}), and only "

@@ -15,7 +15,8 @@ from mtkd_dist.command import EXIT_INTERRUPTED, EXIT_USAGE, refuse_unseen, work_
 from mtkd_dist.compare.check import check_compare, check_unchanged
 from mtkd_dist.compare.load import base_config, load_compare
 from mtkd_dist.compare.results import Outcomes, hand_back
-from mtkd_dist.compare.schedule import Running
+from mtkd_dist.compare.room import Room, room_of
+from mtkd_dist.compare.schedule import run_works
 from mtkd_dist.compare.shared import share
 from mtkd_dist.compare.tracking import Cells
 from mtkd_dist.compare.tree import CompareConfig
@@ -24,7 +25,6 @@ from mtkd_dist.config.load import ConfigError
 from mtkd_dist.config.tree import Config
 from mtkd_dist.pools.cluster import cluster, sigterm_as_interrupt
 from mtkd_dist.pools.errors import TrainingFailed
-from mtkd_dist.pools.placement import LayoutError, PoolSize, Resources
 from mtkd_dist.stages.answers import prepare, rendered_teachers
 from mtkd_dist.stages.inputs import fetched
 from mtkd_dist.stages.manifest import write_text
@@ -72,27 +72,26 @@ def run_compare(compare: CompareConfig, base: Config, output: Path, console: Con
     works = works_of(compare, base)
     many = f"{len(compare.methods)} methods x {len(compare.students)} students x {len(compare.seeds)} seeds"
     tell(f"mtkd-dist  {many}, preset {base.preset}, x{base.scale}, output {compare.output}")
-    write_text(output / FILE, yaml.safe_dump(dataclasses.asdict(compare), sort_keys=False))
     tracker = Tracker(output, "mtkd-compare", output.name, lambda text: tell(f"warning: {text}"))
     tracker.start(dataclasses.asdict(compare))
-    outcomes = Outcomes(compare, base)
+    outcomes = Outcomes(compare, base, output)
     status = "FAILED"
     try:
         with cluster(compare.cluster, lambda text: tell(f"warning: {text}")) as resources, sigterm_as_interrupt():
             tell(f"cluster  {resources.cpus} CPUs, {resources.gpus} GPUs, {resources.nodes} node(s)")
             refuse_unseen(base, output, resources)
-            pool = pool_of_cell(compare, resources)
+            room = room_of(compare, resources)
             run = Run(base, output, console, tracker, resources, *prepare_images(base, output, tell))
             check_results(run)
             try:
-                _train_cells(compare, works, run, pool, outcomes)
+                _train_cells(compare, works, run, room, outcomes)
             finally:
                 # What is there is worth having, however it ended.
                 hand_back(outcomes, output, tracker, console)
-        if outcomes.failed:
+        if outcomes.failures:
             raise TrainingFailed(
-                f"{outcomes.failed} of {count_cells(works)} cells failed (above; the log of each is in its folder "
-                "below cells); the same command tries them again, and what is done counts"
+                f"{len(outcomes.failures)} of {count_cells(works)} cells and the references failed (above; the log of "
+                "each is in its folder below cells); the same command tries them again, and what is done counts"
             )
         status = "FINISHED"
     except KeyboardInterrupt:
@@ -102,34 +101,15 @@ def run_compare(compare: CompareConfig, base: Config, output: Path, console: Con
         tracker.close(status)
 
 
-def pool_of_cell(compare: CompareConfig, available: Resources) -> PoolSize:
-    """What each cell reserves. Errors: LayoutError where not even one fits."""
-    cell = compare.cell
-    gpus = available.gpus if compare.num_gpus is None else compare.num_gpus
-    of_cell = (1.0 if gpus else 0.0) if cell.gpus is None else cell.gpus
-    if gpus > available.gpus or of_cell > gpus or cell.cpus > available.cpus:
-        raise LayoutError(
-            f"a cell wants {cell.cpus:g} CPUs and {of_cell:g} GPUs (cell.cpus, cell.gpus) of {gpus} GPUs (num_gpus), "
-            f"and the cluster has {available.cpus} CPUs and {available.gpus} GPUs; ask for less, or name a larger "
-            "cluster with --address"
-        )
-    return PoolSize(1, cell.cpus, of_cell)
-
-
-def _train_cells(compare: CompareConfig, works: Sequence[Work], run: Run, pool: PoolSize, outcomes: Outcomes) -> None:
-    """What all cells share is made first, then they run."""
+def _train_cells(compare: CompareConfig, works: Sequence[Work], run: Run, room: Room, outcomes: Outcomes) -> None:
+    """What all cells share is made first, then they run. A mistake that shows before that binds nobody to its words."""
     teachers = run_teachers(run)
     if any(config_of_method(run.config, method).teacher_outputs == "cached" for method in compare.methods):
         prepare(run, rendered_teachers(run, teachers.files, teachers.digests))
-    shared = share(run, teachers, pool)
+    shared = share(run, teachers, room.cell)
+    write_text(run.output / FILE, yaml.safe_dump(dataclasses.asdict(compare), sort_keys=False))
     cells = Cells(run.tracker, count_cells(works), run.say)
-    run.say(f"cells  {count_cells(works)}, {pool.cpus:g} CPUs and {pool.gpus:g} GPUs each")
-    running = Running(shared, works, compare.seeds, compare.cell.retries)
-    for work, outcome in running.ended():
+    run.say(f"cells  {count_cells(works)}, {room.cell.cpus:g} CPUs and {room.cell.gpus:g} GPUs each")
+    for work, outcome in run_works(shared, works, room, compare.cell.retries):
         outcomes.add(work, outcome)
         cells.ended(work, outcome)
-    references = running.references()
-    if isinstance(references, str):
-        run.say(f"references: failed: {references}")
-    else:
-        outcomes.references = references

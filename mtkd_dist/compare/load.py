@@ -6,7 +6,8 @@ import dataclasses
 from collections.abc import Sequence
 
 from mtkd_dist.compare.tree import PRESETS, CompareConfig
-from mtkd_dist.config.load import ConfigError, config_of, load_tree, nearest, preset_of
+from mtkd_dist.compare.work import config_of_method
+from mtkd_dist.config.load import ConfigError, config_of, flatten, load_tree, nearest, preset_of
 from mtkd_dist.config.tree import Config
 
 _NOT_HERE = {
@@ -21,7 +22,6 @@ _NOT_HERE = {
     "more_students": "students are compared: name them in `students`",
     "student_weights": "all students start from random weights, the same for every method",
     "seed": "cells have the comparison's own `seeds`",
-    "teacher_outputs": "images of teachers are rendered once for all methods that read them, and the rest asks live",
 }
 
 
@@ -39,9 +39,20 @@ def load_compare(argv: Sequence[str], prog: str = "mtkd compare") -> CompareConf
 
 def base_config(compare: CompareConfig) -> Config:
     """What all cells share: the defaults of the launch's preset, its keys, and output, cluster and GPUs of the
-    comparison. Errors: ConfigError for a key of `launch` that is unknown, of the wrong type, or the comparison's own.
+    comparison; teachers only where some method has them.
+
+    Teachers' images are rendered, whatever the preset says, unless `launch` asks for `teacher_outputs: live`.
+    Errors: ConfigError for a key of `launch` that is unknown, of the wrong type, or the comparison's own.
     """
     config = config_of(compare.launch, "launch", "demo-compare", _NOT_HERE)
+    if flatten(compare.launch).get("teacher_outputs") != "live":
+        config = dataclasses.replace(config, teacher_outputs="cached")
+    asked = [config_of_method(config, method).teachers for method in compare.methods]
     return dataclasses.replace(
-        config, output=compare.output, cluster=compare.cluster, num_gpus=compare.num_gpus, seed=Config().seed
+        config,
+        output=compare.output,
+        cluster=compare.cluster,
+        num_gpus=compare.num_gpus,
+        seed=Config().seed,
+        teachers=max(asked, key=len, default=[]),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,46 +11,62 @@ import ray
 from ray.exceptions import RayError
 
 from mtkd_dist.compare.cell import do_work, score_references, train_aggregator
+from mtkd_dist.compare.room import Room
 from mtkd_dist.compare.shared import Shared
 from mtkd_dist.compare.work import Work
 from mtkd_dist.pools.errors import root_cause
 from mtkd_dist.report.comparison import Cell, Scores
 
 
-class Running:
-    """All works of a comparison, given to Ray.
+def run_works(
+    shared: Shared, works: Sequence[Work], room: Room, retries: int
+) -> Iterator[tuple[Work | None, list[Cell] | dict[str, Scores] | str]]:
+    """Each work as it ends, with its cells; under None, scores of what students are measured by. Or why there are none.
 
     Args:
-        seeds: of which mtkd gets an aggregator each.
         retries: so often a process that dies is started again; what it raises ends its own work only.
     """
+    tasks = _Tasks(shared, retries)
+    # First the aggregators: others wait for them.
+    seeds = dict.fromkeys(work.seed for work in works if work.method == "mtkd")
+    waiting: deque[int | Work | None] = deque([*seeds, *works, None])
+    running: dict[Any, int | Work | None] = {}
+    while waiting or running:
+        while waiting and (room.concurrent is None or len(running) < room.concurrent):
+            what = waiting.popleft()
+            running[tasks.begin(what)] = what
+        (done, *_), _ = ray.wait(list(running))
+        what = running.pop(done)
+        # That an aggregator failed is told by those that wait for it.
+        if not isinstance(what, int):
+            yield what, _outcome(done)
 
-    def __init__(self, shared: Shared, works: Sequence[Work], seeds: Sequence[int], retries: int) -> None:
+
+class _Tasks:
+    def __init__(self, shared: Shared, retries: int) -> None:
         self._shared = ray.put(shared)
-        self._options = {"num_cpus": shared.pool.cpus, "num_gpus": shared.pool.gpus, "max_retries": retries}
-        aggregated = [seed for seed in seeds if any(work.method == "mtkd" and work.seed == seed for work in works)]
-        # First of all: others wait for them.
-        aggregators = {seed: self._begin(train_aggregator, seed) for seed in aggregated}
-        self._references = self._begin(_references, aggregated, *aggregators.values())
-        self._works = {
-            self._begin(do_work, work, aggregators[work.seed] if work.method == "mtkd" else None): work
-            for work in works
-        }
+        pool = shared.pool
+        self._options: dict[str, Any] = {"num_cpus": pool.cpus, "num_gpus": pool.gpus, "max_retries": retries}
+        if pool.gpus:
+            # A process keeps the first GPU that it has used, and its memory: the next cell may be given another one.
+            self._options["max_calls"] = 1
+        self._aggregators: dict[int, Any] = {}
 
-    def ended(self) -> Iterator[tuple[Work, list[Cell] | str]]:
-        """Each work as it ends, with its cells, or why there are none."""
-        running = dict(self._works)
-        while running:
-            (done, *_), _ = ray.wait(list(running))
-            yield running.pop(done), _outcome(done)
-
-    def references(self) -> dict[str, Scores] | str:
-        """Scores of what students are measured by, or why there are none."""
-        scores: dict[str, Scores] | str = _outcome(self._references)
-        return scores
+    def begin(self, what: int | Work | None) -> Any:
+        """The aggregator of a seed, a work, or, for None, the references."""
+        if what is None:
+            return self._begin(_references, list(self._aggregators), *self._aggregators.values())
+        if isinstance(what, int):
+            self._aggregators[what] = self._begin(train_aggregator, what)
+            return self._aggregators[what]
+        return self._begin(do_work, what, self._aggregators[what.seed] if what.method == "mtkd" else None)
 
     def _begin(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        return ray.remote(function).options(name=function.__name__, **self._options).remote(self._shared, *arguments)
+        return ray.remote(**self._options)(function).remote(self._shared, *arguments)
+
+
+def _references(shared: Shared, seeds: Sequence[int], *aggregators: Path) -> dict[str, Scores]:
+    return score_references(shared, dict(zip(seeds, aggregators, strict=True)))
 
 
 def _outcome(task: Any) -> Any:
@@ -57,7 +74,3 @@ def _outcome(task: Any) -> Any:
         return ray.get(task)
     except RayError as error:
         return root_cause(error)
-
-
-def _references(shared: Shared, seeds: Sequence[int], *aggregators: Path) -> dict[str, Scores]:
-    return score_references(shared, dict(zip(seeds, aggregators, strict=True)))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from mtkd_dist.compare.work import Work, slug
-from mtkd_dist.report.comparison import Cell
+from mtkd_dist.report.comparison import Cell, Scores
 from mtkd_dist.report.progress import duration
 from mtkd_dist.tracking.tracker import Tracker
 
@@ -24,19 +24,22 @@ class Cells:
         self._say = say
         self._ended = 0
 
-    def ended(self, work: Work, outcome: list[Cell] | str) -> None:
-        """`outcome`: the cells of `work`, or why there are none."""
-        if isinstance(outcome, str):
+    def ended(self, work: Work | None, outcome: list[Cell] | dict[str, Scores] | str) -> None:
+        """`outcome`: the cells of `work`, or under None the references; or why there are none."""
+        if work is None:
+            self._say(f"references: {f'failed: {outcome}' if isinstance(outcome, str) else 'scored'}")
+        elif isinstance(outcome, str):
             for student in work.students:
                 self._failed(work, student, outcome)
         else:
             for cell in outcome:
+                assert isinstance(cell, Cell)
                 self._done(cell)
 
     def _failed(self, work: Work, student: str, why: str) -> None:
         self._tell(work.method, student, work.seed, f"failed: {why}")
         run = self._tracker.stage(_name(work.method, student, work.seed))
-        run.tags({"cell.error": why})
+        run.tags({"cell.status": f"failed: {why}"})
         run.finish("FAILED")
 
     def _done(self, cell: Cell) -> None:
@@ -44,6 +47,7 @@ class Cells:
         scored = ", ".join(f"{name} {psnr:.2f} dB" for name, (psnr, _) in means.items())
         self._tell(cell.method, cell.student, cell.seed, f"{scored} ({duration(cell.seconds)})")
         run = self._tracker.stage(_name(cell.method, cell.student, cell.seed))
+        run.tags({"cell.status": "done"})
         run.params({"method": cell.method, "student": cell.student, "seed": cell.seed, "steps": cell.steps})
         run.metrics({f"psnr_y/{name}": float(psnr) for name, (psnr, _) in means.items()})
         run.metrics({f"ssim_y/{name}": float(ssim) for name, (_, ssim) in means.items()})

@@ -37,10 +37,10 @@ def slug(network: str) -> str:
 def works_of(compare: CompareConfig, base: Config) -> list[Work]:
     """All that is to be trained, the longest first: what is begun late ends late.
 
-    Methods whose teachers must answer live train all students of a seed at once, so that the teachers answer once.
+    Methods whose teachers answer live train all students of a seed at once, so that the teachers answer once.
     """
-    streams = [method for method in compare.methods if needs_networks(config_of_method(base, method))]
-    together = [Work(method, tuple(compare.students), seed) for method in streams for seed in compare.seeds]
+    streams = [method for method in compare.methods if _asks_live(config_of_method(base, method))]
+    together = [Work(method, tuple(sorted(compare.students)), seed) for method in streams for seed in compare.seeds]
     alone = [
         Work(method, (student,), seed)
         for method in compare.methods
@@ -57,8 +57,12 @@ def config_of_method(base: Config, method: MethodName) -> Config:
     config = dataclasses.replace(base, method=method)
     config = _with(config, {key: default for key, (_, default) in settings_unused(config).items()})
     config, _ = in_force(config)
-    live = not config.teachers or needs_networks(config)
+    live = base.teacher_outputs == "live" or not config.teachers or needs_networks(config)
     return dataclasses.replace(config, teacher_outputs="live" if live else "cached")
+
+
+def _asks_live(config: Config) -> bool:
+    return bool(config.teachers) and config.teacher_outputs == "live"
 
 
 def config_of(base: Config, work: Work) -> Config:

@@ -89,6 +89,9 @@ class LossConfig:
     """Charbonnier: sqrt(difference^2 + eps^2); images range from 0 to 1."""
     teacher_weights: list[float] = field(default_factory=list)
     """With mean and kd: how much each teacher counts, in their order (only ratios matter); default: all the same."""
+    each_teacher: list[float] = field(default_factory=list)
+    """With mtkd: weights of the same distance to each teacher's own image, in their order, beside the aggregated one
+    (1); default: none of them."""
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ class AttentionTransfer(Featured):
     """Response + `attention_weight * sum_taps mean_n mean|A(f_S) - A(f_n)|`, with A as in `attention_map`.
 
     Widths may differ, so nothing is adapted. The L1 distance is that of SR code; the original has L2. No source states
-    the weight for SR: 10 makes the term about as large as the distance to the truth.
+    the weight for SR: 10 is our choice.
     What travels besides the N images: one map (h,w) for each teacher and tap.
     """
 

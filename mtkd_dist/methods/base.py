@@ -129,6 +129,11 @@ def settings_of(method: Method) -> dict[str, Any]:
     """
     values = dataclasses.asdict(method)  # type: ignore[call-overload]
     for setting in dataclasses.fields(method):  # type: ignore[arg-type]
-        if setting.metadata.get("later") and values[setting.name] == setting.default:
+        if setting.metadata.get("later") and values[setting.name] == _default(setting):
             del values[setting.name]
     return values
+
+
+def _default(setting: dataclasses.Field[Any]) -> Any:
+    factory = setting.default_factory
+    return setting.default if factory is dataclasses.MISSING else factory()

@@ -35,11 +35,12 @@ class Compared:
 
     def compare(self, sr: Tensor, target: Tensor, hr: Tensor) -> Losses:
         """All (B,3,H,W) in [0,1]. The part of `target` is called as the distance is."""
-        distance = self._distance(sr, target)
+        distance = self.distance_to(sr, target)
         truth = l1_loss(sr, hr)
         return Losses(distance + self.l1_weight * truth, {self.distance: distance, "l1_hr": truth})
 
-    def _distance(self, sr: Tensor, target: Tensor) -> Tensor:
+    def distance_to(self, sr: Tensor, target: Tensor) -> Tensor:
+        """d, a scalar; both (B,3,H,W) in [0,1]."""
         if self.distance == "l1":
             return l1_loss(sr, target)
         if self.distance == "charbonnier":

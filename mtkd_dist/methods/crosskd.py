@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import l1_loss
 
 from mtkd_dist.methods.adapters import StudentWithAdapters
-from mtkd_dist.methods.base import Batch, Crops, Losses, TeacherImages, Unsuitable
+from mtkd_dist.methods.base import Batch, Crops, FrozenNetworks, Losses, Unsuitable
 from mtkd_dist.methods.feature_maps import TapError
 from mtkd_dist.methods.featured import check_named
 from mtkd_dist.methods.tails import Tail
@@ -28,6 +28,7 @@ class CrossKD:
     of the body; phi a 1x1 convolution where the widths differ, else nothing; the target is the teacher's own image, and
     both weights are 1; with several teachers, the mean over them; not the way from the teacher into the student.
 
+    The tails see a crop, so the target is the teacher's answer to that very crop: teachers must be live.
     The tails compute, and pass gradients, in the student pool: each rank loads the teachers' files and calls `equip`.
     N images travel.
     """
@@ -65,8 +66,9 @@ class CrossKD:
                 raise Unsuitable(setting, f"{who}: {error}") from None
         return StudentWithAdapters(student, self.tap, width, tails)
 
-    def teach(self, crops: Crops, networks: TeacherImages) -> dict[str, Tensor]:
-        return {"teachers": networks.teacher_images(crops.lr)}
+    def teach(self, crops: Crops, networks: FrozenNetworks) -> dict[str, Tensor]:
+        # The networks themselves: a rendered file answers for the whole photograph, and tails for the crop.
+        return {"teachers": torch.stack([teacher(crops.lr) for teacher in networks.teachers.values()], dim=1)}
 
     def loss(self, student: nn.Module, batch: Batch) -> Losses:
         """`student` is one that `equip` made, perhaps wrapped."""

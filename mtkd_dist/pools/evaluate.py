@@ -136,9 +136,11 @@ def score_photos(
             raise error.cause from None
 
 
-def score_photos_here(jobs: Sequence[EvaluateJob], photos: Sequence[Photo]) -> Iterator[Scored]:
-    """The same in this process, without Ray."""
-    worker = EvaluateWorker(jobs, reserved_gpu=True)
+def score_photos_here(
+    jobs: Sequence[EvaluateJob], photos: Sequence[Photo], reserved_gpu: bool = True
+) -> Iterator[Scored]:
+    """The same in this process, without Ray. `reserved_gpu`: whether a GPU, where there is one, is there for it."""
+    worker = EvaluateWorker(jobs, reserved_gpu)
     yield from map(worker.score, photos)
 
 

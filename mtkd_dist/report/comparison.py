@@ -23,7 +23,7 @@ class Cell:
         method: `mtkd`, `scratch` and so on.
         student: the network as text, such as `edsr-baseline:width=16,blocks=3`.
         steps: optimizer steps of its training.
-        seconds: wall time of its training; of several students that learn from one stream, its share.
+        seconds: of its training; of several students that learn from one stream, its share.
         bytes_per_sample: what the student's side reads for one sample.
         params: number of parameters of the student.
     """

@@ -41,9 +41,9 @@ def markdown(comparison: Comparison, plot: str | None = None) -> str:
     parts = ["# Comparison of methods", _setup(comparison), *_warnings(comparison), "## Scores"]
     parts.append(
         f"{TITLE}: mean over the images of a set, ± standard deviation over seeds. The best of a column is bold, "
-        "without a word on chance: for that see the differences. Time is the wall time of a training (of several "
-        "students that learn from one stream, a share of it), mean over seeds; bytes are what the student's side reads "
-        "for one sample."
+        "without a word on chance: for that see the differences. Time is that of a training at the median rate of its "
+        "course (of several students that learn from one stream, a share of it), mean over seeds; rendering, and the "
+        "training of an aggregator, are not in it. Bytes are what the student's side reads for one sample."
     )
     for student, of_student in groupby(summaries(comparison), key=lambda line: line.student):
         parts.append(f"### {student}{_params(comparison, student)}")

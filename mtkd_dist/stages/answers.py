@@ -59,16 +59,17 @@ def facts(rendered: RenderedTeachers) -> dict[str, Any]:
     return {name: key[name] for name in ("format", "dtype", "arithmetic", "tile", "overlap")}
 
 
-def prepare(run: Run, rendered: RenderedTeachers) -> None:
+def prepare(run: Run, rendered: RenderedTeachers, each: bool = False) -> None:
     """Render what a training will read: the aggregate where there is one, or the image of every teacher.
 
-    What is there is not rendered again. Errors: ValueError where there is no room, or as `render`.
+    `each`: the latter in any case. What is there is not rendered again.
+    Errors: ValueError where there is no room, or as `render`.
     """
     if rendered.aggregate is None:
         _render(run, "answers/teachers", rendered.teachers)
     else:
         # The teachers' images are wanted only for aggregates that are still to be made.
-        if rendered.aggregate.outputs.missing():
+        if each or rendered.aggregate.outputs.missing():
             _render(run, "answers/teachers", rendered.teachers)
         _render(run, "answers/aggregate", [rendered.aggregate])
 

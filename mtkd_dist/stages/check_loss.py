@@ -13,6 +13,9 @@ from mtkd_dist.stages.distil_method import settings_unused, settings_used
 from mtkd_dist.stages.refuse import parsed, require
 from mtkd_kernels import haar_l1_loss
 
+OF_TEACHERS = ("loss.teacher_weights", "loss.each_teacher")
+"""Settings that have a number for each of the teachers."""
+
 
 def check_loss(config: Config) -> None:
     """Errors: ConfigError for settings that cannot work, and for such that were set although nothing looks at them."""
@@ -33,8 +36,9 @@ def check_loss(config: Config) -> None:
     if "dukd.alter" in used:
         require(0 <= config.dukd.alter <= 1, "dukd.alter", config.dukd.alter, "a probability from 0 to 1")
     require(0 < config.loss.charbonnier_eps < math.inf, "loss.charbonnier_eps", config.loss.charbonnier_eps, "above 0")
-    if "loss.teacher_weights" in used:
-        _check_teacher_weights(config)
+    for key in OF_TEACHERS:
+        if key in used:
+            _check_of_teachers(key, getattr(config.loss, key.removeprefix("loss.")), len(config.teachers))
     if "loss.levels" in used:
         _check_wavelet(config)
 
@@ -51,7 +55,11 @@ def _check_unused(config: Config) -> None:
         if value == default:
             continue
         who = f"the method {config.method}"
-        if "loss.distance" in used and key.startswith("loss.") and key != "loss.teacher_weights":
+        if (
+            "loss.distance" in used
+            and key.startswith("loss.")
+            and key not in ("loss.teacher_weights", "loss.each_teacher")
+        ):
             who += f" with loss.distance {config.loss.distance}"
         raise ConfigError(
             f"{key}: {value} would change nothing: {who} has no such setting; take it out, or choose a method that has "
@@ -59,15 +67,14 @@ def _check_unused(config: Config) -> None:
         )
 
 
-def _check_teacher_weights(config: Config) -> None:
-    weights, count = config.loss.teacher_weights, len(config.teachers)
+def _check_of_teachers(key: str, weights: list[float], count: int) -> None:
     require(
         len(weights) in (0, count) and all(0 <= weight < math.inf for weight in weights),
-        "loss.teacher_weights",
+        key,
         weights,
         f"{count} numbers of 0 or more, one for each of the teachers in their order, or none",
     )
-    require(not weights or any(weights), "loss.teacher_weights", weights, "one of them at least above 0")
+    require(not weights or any(weights), key, weights, "one of them at least above 0")
 
 
 def _check_wavelet(config: Config) -> None:

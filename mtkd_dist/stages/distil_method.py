@@ -30,7 +30,7 @@ def _group(method: MethodName) -> tuple[str, ...]:
 
 
 _SETTINGS: dict[MethodName, tuple[str, ...]] = {
-    "mtkd": ("loss.distance", "loss.l1_weight"),
+    "mtkd": ("loss.distance", "loss.l1_weight", "loss.each_teacher"),
     "mean": ("loss.distance", "loss.l1_weight", "loss.teacher_weights"),
     "scratch": (),
     **{method: _group(method) for method in _OWN_GROUPS},
@@ -45,10 +45,10 @@ _OF_DISTANCE = {
 
 def distil_method(config: Config) -> Method:
     loss = dataclasses.asdict(config.loss)
-    teacher_weights = loss.pop("teacher_weights")
+    teacher_weights, each_teacher = loss.pop("teacher_weights"), loss.pop("each_teacher")
     match config.method:
         case "mtkd":
-            return MTKD(**loss)
+            return MTKD(**loss, each_teacher=each_teacher)
         case "mean":
             return MeanOfTeachers(**loss, teacher_weights=teacher_weights)
         case "kd":

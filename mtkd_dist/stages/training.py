@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from mtkd_dist.config.tree import TrainingConfig
-from mtkd_dist.methods import Equips, Method, settings_of
+from mtkd_dist.methods import Equips, Method, images_asked, settings_of
 from mtkd_dist.pools.placement import Layout
 from mtkd_dist.pools.render import RenderedTeachers
 from mtkd_dist.pools.split import Costs
@@ -156,7 +156,8 @@ def train_stage(run: Run, training: Training, write: Callable[[dict[str, Tensor]
         run.say(f"{training.stage}: runs again, because of {'; '.join(reasons)}")
     checkpoints = half_done.begin(folder, trained_with)
     if training.rendered is not None:
-        prepare(run, training.rendered)
+        asked = images_asked(training.method, len(training.teachers), run.config.scale)
+        prepare(run, training.rendered, each="teachers" in asked)
     began = time.monotonic()
     train = _train if run.engine is None else run.engine.train
     weights, summary = train(run, training, checkpoints)
