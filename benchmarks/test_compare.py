@@ -30,11 +30,11 @@ NOTES = f"""\
 Settings are those of `benchmarks/compare.yaml`; teachers are released networks (DCTLSA and RLFN), photographs those \
 of BSDS500 (train, 200 JPEGs). Two trainings ran side by side; teachers answered every method live, to the very crops.
 
-What limits it: two cores. The students see 6,400 patches, where the paper's see 8 million, so this says which loss \
+What limits it: two cores. The students see 4,800 patches, where the paper's see 8 million, so this says which loss \
 teaches a small network fastest, and not where each ends. A third teacher at hand (CRAFT) was left out: it would have \
 tripled the time of the teachers, and so cost more than half of the steps. Learning rate and schedule are the same for \
-all, weights of losses are the defaults: no method was tuned. Patches of 16 × 16 leave 4 × 4 for DUKD's zoom-out (12 × 12 \
-in its paper); DUKD's students also see twice the pixels in a step.
+all, weights of losses are the defaults: no method was tuned. Patches of 16 × 16 leave 4 × 4 for DUKD's zoom-out (12 × \
+12 in its paper); DUKD's students also see twice the pixels in a step.
 """
 
 
