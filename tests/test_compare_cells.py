@@ -39,6 +39,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Shared:
         PRESETS["demo"](),
         teachers=[str(teacher.path) for teacher in teachers],
         aggregator=TINY_AGGREGATOR,
+        teacher_outputs="cached",
         link=LinkConfig(slot_size=2),
         aggregate=SMALL,
         distil=SMALL,
