@@ -20,8 +20,8 @@ _FLAGS = (
     "--disable-component-update",
     "--disable-sync",
 )
-# What the browser counts as an image that is broken: it was asked for, and has no pixels.
-_BROKEN_IMAGES = "return [...document.images].filter(i => i.complete && !i.naturalWidth).map(i => i.currentSrc || i.src)"
+# An image that is broken was asked for, and has no pixels.
+_BROKEN_IMAGES = "return [...document.images].filter(i => i.complete && !i.naturalWidth).map(i => i.src)"
 
 
 class Browser:
