@@ -21,6 +21,12 @@ def test_trials_share_a_card_where_they_ask_for_a_part_of_it() -> None:
     assert room.concurrent == 6
 
 
+@pytest.mark.parametrize(("of_trial", "concurrent"), [(0.4, 4), (0.75, 2), (0.5, 4)])
+def test_a_trial_never_gets_what_is_left_of_two_cards(of_trial: float, concurrent: int) -> None:
+    room = room_of(SweepConfig(trial=TrialConfig(gpus=of_trial)), Resources(cpus=16, gpus=2), live=False)
+    assert room.concurrent == concurrent
+
+
 def test_live_teachers_take_their_part_first() -> None:
     room = room_of(SweepConfig(teacher_gpus=6), Resources(cpus=16, gpus=8), live=True)
     assert room.teachers is not None

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from mtkd_dist.pools.placement import LayoutError, PoolSize, Resources
 from mtkd_tune.tree import SweepConfig
 
+_HAIR = 1e-9
+"""In floating point, three times a third may be less than one."""
+
 
 @dataclass(frozen=True)
 class Room:
@@ -34,10 +37,9 @@ def room_of(sweep: SweepConfig, available: Resources, live: bool) -> Room:
     if teachers is not None:
         free_cpus -= teachers.workers * teachers.cpus
         free_gpus -= teachers.workers * teachers.gpus
-    # With a hair more: in floating point, three times a third may be less than one.
-    concurrent = int(free_cpus / sweep.trial.cpus + 1e-9)
+    concurrent = int(free_cpus / sweep.trial.cpus + _HAIR)
     if of_trial:
-        concurrent = min(concurrent, int(free_gpus / of_trial + 1e-9))
+        concurrent = min(concurrent, _fitting(free_gpus, of_trial))
     if concurrent < 1:
         raise LayoutError(
             f"a trial wants {sweep.trial.cpus:g} CPUs and {of_trial:g} GPUs (trial.cpus, trial.gpus), and "
@@ -46,6 +48,12 @@ def room_of(sweep: SweepConfig, available: Resources, live: bool) -> Room:
         )
     trial = PoolSize(1, sweep.trial.cpus, of_trial)
     return Room(trial, min(concurrent, sweep.trial.concurrent or concurrent), teachers)
+
+
+def _fitting(gpus: float, of_trial: float) -> int:
+    """Trials on so many GPUs. What is left of two cards, too little on each, is no place for one more."""
+    whole = int(gpus)
+    return whole * int(1 / of_trial + _HAIR) + int((gpus - whole) / of_trial + _HAIR)
 
 
 def _teachers(sweep: SweepConfig, available: Resources, gpus: int) -> PoolSize:
