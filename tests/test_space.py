@@ -105,6 +105,7 @@ def test_both_ends_of_a_range_are_drawn_and_nothing_beyond_them() -> None:
         ({}, ["nothing to search", "loss.levels"]),
         ({"loss.levles": {"choice": [1]}}, ["loss.levles", "Did you mean 'loss.levels'"]),
         ({"aggregator.widht": {"choice": [24]}}, ["aggregator.widht", "Did you mean 'aggregator.width'"]),
+        ({1: {"choice": [1]}}, ["unknown name '1'", "loss.levels"]),
         ({"student.heads": {"choice": [1]}}, ["student.heads", "student.blocks"]),
         ({"loss": {"levels": {"choice": [1]}}}, ["loss is a group", "loss.levels", "loss.wavelet"]),
         ({"loss.levels": [1, 2]}, ["loss.levels", "[1, 2]", "choice: [...]"]),
@@ -162,6 +163,13 @@ def test_a_value_that_works_only_with_another_searched_one_is_accepted() -> None
     Space.parse({"aggregator.width": {"choice": [24, 32]}, "aggregator.heads": {"choice": [3, 4]}}, BASE)
 
 
+def test_photographs_must_be_large_enough_for_the_largest_patch_of_any_trial() -> None:
+    largest = Space.parse({"distil.patch": {"int": [16, 32, 8]}, "aggregate.patch": {"choice": [40, 24]}}, BASE)
+    asked = largest.with_largest_patches(BASE)
+    assert (asked.distil.patch, asked.aggregate.patch) == (32, 40)
+    assert Space.parse({"loss.levels": {"choice": [1]}}, BASE).with_largest_patches(BASE) == BASE
+
+
 def test_every_key_of_the_configuration_may_be_searched_or_is_refused_with_a_reason() -> None:
     searched, refused = set(), set()
     for key, kind in keys_of(Config).items():
@@ -172,6 +180,7 @@ def test_every_key_of_the_configuration_may_be_searched_or_is_refused_with_a_rea
         (refused if "is not to be searched: " in str(error.value) else searched).add(key)
     assert searched == {
         *("aggregator", "student", "loss.levels", "loss.l1_weight", "loss.wavelet", "loss.band_weights"),
+        "loss.each_teacher",
         *(
             f"{training}.{field.name}"
             for training in ("aggregate", "distil")

@@ -69,6 +69,7 @@ class Space:
         """
         if not search:
             raise ConfigError("search: nothing to search; expected NAME: {choice: [...]}, such as loss.levels.")
+        search = {str(name): said for name, said in search.items()}  # YAML takes 1 or yes for something else
         kinds = _kinds(search, base)
         space = cls(
             tuple(parse_domain(name, said, _kind(name, kinds, base)) for name, said in search.items()),
@@ -104,6 +105,13 @@ class Space:
             if options:
                 config = _replaced(config, [role], parse(getattr(config, role)).resized(options))
         return config
+
+    def with_largest_patches(self, base: Config) -> Config:
+        """`base` with the largest crops that a trial may take: every photograph must be large enough for all trials."""
+        for name in ("aggregate.patch", "distil.patch"):
+            if name in self:
+                base = _replaced(base, name.split("."), max(self[name].tested))
+        return base
 
     def _check_values(self, base: Config) -> None:
         for domain in self.domains:

@@ -137,7 +137,8 @@ def run_sweep(
             tell(f"cluster  {resources.cpus} CPUs, {resources.gpus} GPUs, {resources.nodes} node(s)")
             refuse_unseen(base, output, resources)
             room = room_of(sweep, resources, live=base.teacher_outputs == "live" and bool(base.teachers))
-            run = Run(base, output, console, tracker, resources, *prepare_images(base, output, tell))
+            images = prepare_images(space.with_largest_patches(base), output, tell)
+            run = Run(base, output, console, tracker, resources, *images)
             try:
                 _train_trials(sweep, space, run, room, track)
             finally:
