@@ -17,6 +17,8 @@ from mtkd_tune.ledger import Ledger
 from mtkd_tune.tracking import TrackTrials, error_text, mark_best, track_files
 
 STEPS = 30
+PATIENCE_SECONDS = 300
+"""What MLflow has not taken by then is left in the spool, and a new store takes long on a machine that is busy."""
 
 
 class FakeTrial:
@@ -183,7 +185,7 @@ class Tracked:
         state = first.track.get_state()
         self.rows_between = first.track.rows()
         first.end()
-        first.tracker.close("KILLED")
+        first.tracker.close("KILLED", PATIENCE_SECONDS)
         self.ids_between = (output / "mlflow_runs.json").read_text()
         second = Driver(output, json.loads(json.dumps(state)))
         second.start(2)
@@ -194,7 +196,7 @@ class Tracked:
         (output / "trials.csv").write_text("trial\n")
         track_files(second.tracker, [output / "trials.csv"])
         second.end()
-        second.tracker.close()
+        second.tracker.close(timeout_seconds=PATIENCE_SECONDS)
         self.second = second
         self.warnings = first.warnings + second.warnings
         self.ids = json.loads((output / "mlflow_runs.json").read_text())
@@ -281,6 +283,22 @@ def test_a_trial_that_has_not_started_waits(tracked: Tracked) -> None:
         0,
         {"loss.levels": 4},
     )
+
+
+def test_what_ran_or_failed_before_an_interruption_waits_until_tune_starts_it_again(tmp_path: Path) -> None:
+    ledger = Ledger(STEPS)
+    for name in ("done", "fails", "runs"):
+        ledger.start(name, {}, 0.0)
+        ledger.report(name, {"step": STEPS, "psnr_y": 30.0}, 5.0)
+    ledger.end("done", 6.0)
+    ledger.fail("fails", "ValueError: boom", 7.0)
+    track = TrackTrials(Tracker(tmp_path, "e", "r", print), STEPS, lambda values: {})
+    track.set_state(json.loads(json.dumps(ledger.state())) | {"wall_seconds": 8.0})
+    assert [(row.name, row.status, row.seconds, row.error) for row in track.rows()] == [
+        ("done", "done", 6.0, ""),
+        ("fails", "waiting", 7.0, "ValueError: boom"),
+        ("runs", "waiting", 5.0, ""),
+    ]
 
 
 def test_a_callback_that_tune_pickled_comes_back_as_the_one_at_work(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def cost(
         trial_seconds=sum(row.seconds for row in rows),
         trials=dict(Counter(row.status for row in rows)),
         trials_per_hour=ended / wall_seconds * 3600 if wall_seconds > 0 else 0.0,
-        starts=sum(row.starts for row in rows if row.status != "waiting"),
+        starts=sum(row.starts for row in rows),
         teacher_seconds=dict(teacher_seconds),
         teacher_bytes=teacher_bytes,
         aggregators_trained=len(aggregator_seconds),

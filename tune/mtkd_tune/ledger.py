@@ -100,6 +100,13 @@ class Ledger:
         self._clocks = {name: _Clock(**clock) for name, clock in state["clocks"].items()}
         self._reports = {name: list(reports) for name, reports in state["reports"].items()}
 
+    def go_on(self) -> None:
+        """After `restore`, of a sweep that goes on: what was at work waits for its next start, as does what failed."""
+        for name, row in self._rows.items():
+            if row.status in ("running", "failed"):
+                self._clocks[name].stop(self._clocks[name].last)
+                self._change(name, status="waiting")
+
     def _stop(self, name: str, now: float) -> None:
         self._clocks[name].last = now
         self._clocks[name].stop(now)

@@ -196,6 +196,7 @@ class TrackTrials(Callback):
     def set_state(self, state: dict[str, Any]) -> None:
         self._resumes = False
         self._ledger.restore(state)
+        self._ledger.go_on()
         self._earlier_seconds = state["wall_seconds"]
 
 
