@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,9 @@ import yaml
 from mtkd_dist.config.load import ConfigError
 from mtkd_dist.config.presets import PRESETS
 from mtkd_dist.stages.check import check
+from mtkd_tune.check import check_sweep
 from mtkd_tune.load import base_config, load_sweep
+from mtkd_tune.space import Space
 from mtkd_tune.tree import SweepConfig
 
 SWEEP = """
@@ -32,6 +35,18 @@ def test_no_arguments_give_the_default_sweep_and_its_launch_passes() -> None:
     base = base_config(sweep)
     assert base == dataclasses.replace(PRESETS["demo-sweep"](), output=sweep.output)
     check(base)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/sweeps.md"])
+def test_the_sweeps_of_the_documentation_are_accepted(page: str, tmp_path: Path) -> None:
+    text = (Path(__file__).parents[1] / page).read_text()
+    examples = re.findall(r"^```yaml\n(# sweep.*?)^```", text, re.DOTALL | re.MULTILINE)
+    assert examples
+    for example in examples:
+        (tmp_path / "sweep.yaml").write_text(example)
+        sweep = load_sweep(["--config", str(tmp_path / "sweep.yaml")])
+        base = base_config(sweep)
+        check_sweep(sweep, base, Space.parse(sweep.search, base))
 
 
 @pytest.mark.parametrize(("asked", "taken"), [("live", "live"), ("auto", "cached"), ("cached", "cached")])
