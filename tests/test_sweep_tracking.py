@@ -14,6 +14,7 @@ from mtkd_dist.pools.errors import TrainingFailed
 from mtkd_dist.tracking.tracker import Tracker
 from mtkd_tune import tracking
 from mtkd_tune.ledger import Ledger
+from mtkd_tune.rows import TrialRow
 from mtkd_tune.tracking import TrackTrials, error_text, mark_best, track_files
 
 STEPS = 30
@@ -283,6 +284,23 @@ def test_a_trial_that_has_not_started_waits(tracked: Tracked) -> None:
         0,
         {"loss.levels": 4},
     )
+
+
+@pytest.mark.parametrize(("again", "status"), [(True, "waiting"), (False, "failed")])
+def test_a_trial_whose_process_cannot_be_started_is_told_with_the_reason(
+    tmp_path: Path, again: bool, status: str
+) -> None:
+    told: list[TrialRow] = []
+    track = TrackTrials(
+        Tracker(tmp_path, "e", "r", print), STEPS, lambda values: {}, lambda row, rows: told.append(row)
+    )
+    trial = FakeTrial(1)
+    trial.error_file = str(tmp_path / "error.txt")
+    (tmp_path / "error.txt").write_text("Failure # 1 (occurred at x)\nThe actor is not schedulable\n")
+    hook = track.on_trial_recover if again else track.on_trial_error
+    hook(0, [], trial)  # type: ignore[arg-type, list-item]
+    assert track.rows() == told
+    assert [(row.status, row.starts, row.error) for row in told] == [(status, 0, "The actor is not schedulable")]
 
 
 def test_what_ran_or_failed_before_an_interruption_waits_until_tune_starts_it_again(tmp_path: Path) -> None:

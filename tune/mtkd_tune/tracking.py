@@ -177,12 +177,13 @@ class TrackTrials(Callback):
         self._ended(self._ledger.end(str(trial), self._clock()))
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        # Also of a trial whose process could not be started.
+        self._ledger.wait(str(trial), trial.config)
         row = self._ledger.crash(str(trial), error_text(trial), self._clock())
         self._runs.crashed(row)
         self._watch(row, self.rows())
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        # Also of a trial whose process could not be started.
         self._ledger.wait(str(trial), trial.config)
         self._ended(self._ledger.fail(str(trial), error_text(trial), self._clock()))
 
