@@ -14,6 +14,7 @@ from mtkd_dist.compare.check import check_compare, check_unchanged
 from mtkd_dist.compare.load import base_config, load_compare
 from mtkd_dist.compare.tree import METHODS, PRESETS
 from mtkd_dist.config.load import ConfigError
+from mtkd_dist.models import build_network, count_params
 
 DEMO = PRESETS["demo"]
 
@@ -28,6 +29,11 @@ def test_without_words_it_is_the_demo_with_all_methods() -> None:
 def test_every_preset_names_a_launch_that_there_is(preset: str) -> None:
     base = base_config(load_compare(["--preset", preset]))
     assert base.preset == PRESETS[preset].launch["preset"]
+
+
+def test_the_recipe_of_the_paper_has_the_students_of_the_paper() -> None:
+    (students,) = {tuple(PRESETS[f"paper-x{scale}"].students) for scale in (2, 3, 4)}
+    assert [count_params(build_network(student, 4)) for student in students] == [1_517_571, 5_171_315, 929_628]
 
 
 def test_flags_reach_into_what_all_cells_share() -> None:
@@ -66,10 +72,12 @@ def test_words_that_make_no_sense_are_refused(words: list[str], told: str) -> No
         ({"students": []}, "students: .* at least one"),
         ({"seeds": [1, 1]}, "seeds: .* each of them once"),
         ({"seeds": [-1]}, "seeds"),
-        ({"students": ["edsr-baseline", "edsr-baseline:width=64"]}, "more_students"),
-        ({"students": ["edsr-baselin"]}, "Did you mean 'edsr-baseline'"),
-        ({"launch": {"preset": "demo-compare", "teachers": []}}, "teachers"),
-        ({"launch": {"preset": "demo-compare", "at": {"taps": ["nowhere"]}}}, "nowhere"),
+        ({"students": ["edsr-baseline", "edsr-baseline:width=64"]}, "^students: .*:width=64' is there twice"),
+        ({"students": ["edsr-baselin"]}, "^students: .*Did you mean 'edsr-baseline'"),
+        ({"launch": {"preset": "demo-compare", "teachers": []}}, "^launch.teachers: .*at least one file or network"),
+        ({"launch": {"preset": "demo-compare", "at": {"taps": ["nowhere"]}}}, "^launch.at.taps: .*no tap 'nowhere'"),
+        ({"launch": {"preset": "demo-compare", "distil": {"patch": 25}}}, "^launch.distil.patch: 25 LR pixels cannot"),
+        ({"num_gpus": -1}, "^num_gpus"),
     ],
 )
 def test_a_comparison_that_cannot_work_is_refused(changes: dict[str, Any], told: str) -> None:

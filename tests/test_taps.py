@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from mtkd_dist.methods.taps import (
     listening,
     resolve,
 )
-from mtkd_dist.models import build_network
+from mtkd_dist.models import build_network, load_network
 from mtkd_dist.pools.inference import Frozen
 from mtkd_dist.pools.precision import Autocast
 
@@ -77,6 +78,25 @@ def test_spandrels_other_transformers_are_tapped_as_well() -> None:
     dctlsa = DCTLSA(nf=10, upscale=2)
     assert check_taps(dctlsa, ["early"], (16, 16)) == {"early": (10, 16, 16)}
     assert resolve(dctlsa, "early") == "B2"
+
+
+def test_a_file_of_one_of_spandrels_networks_is_tapped_by_the_names_that_the_network_has(tmp_path: Path) -> None:
+    from mtkd_dist.models.spandrel_adapter import allow_torchvision_import
+
+    allow_torchvision_import()
+    from spandrel.architectures.DCTLSA import DCTLSA
+
+    torch.save({"params": DCTLSA(upscale=2).state_dict()}, tmp_path / "dctlsa.pth")
+    network = load_network(tmp_path / "dctlsa.pth").module
+    lr = torch.rand(1, 3, 12, 16)
+    with torch.no_grad():
+        sr, features = features_of(network, lr, ["early", "B4", "late"])
+    assert sr.shape == (1, 3, 24, 32)
+    assert {tap: tuple(one.shape) for tap, one in features.items()} == dict.fromkeys(
+        ("early", "B4", "late"), (1, 55, 12, 16)
+    )
+    with pytest.raises(TapError, match=r"DCTLSA has no tap 'B7'.*nearest first: B6, "):
+        resolve(network, "B7")
 
 
 def test_a_network_knows_that_this_thread_listens_to_it_whatever_it_is_wrapped_in() -> None:

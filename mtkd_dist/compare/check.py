@@ -36,7 +36,19 @@ def check_compare(compare: CompareConfig, base: Config) -> None:
     require((compare.num_gpus or 0) >= 0, "num_gpus", compare.num_gpus, "0 or more")
     first, *more = compare.students
     for method in compare.methods:
-        check(dataclasses.replace(config_of_method(base, method), student=first, more_students=more))
+        try:
+            check(dataclasses.replace(config_of_method(base, method), student=first, more_students=more))
+        except ConfigError as error:
+            raise ConfigError(_in_own_words(str(error))) from None
+
+
+def _in_own_words(refusal: str) -> str:
+    """What a launch would be told, with the key by which a comparison has it."""
+    key, colon, words = refusal.partition(": ")
+    if key in ("student", "more_students"):
+        return f"students{colon}{words}"
+    own = {field.name for field in dataclasses.fields(CompareConfig)}
+    return refusal if key.partition(".")[0] in own else f"launch.{refusal}"
 
 
 def _check_names(key: str, names: Sequence[object]) -> None:

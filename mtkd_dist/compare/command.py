@@ -90,8 +90,8 @@ def run_compare(compare: CompareConfig, base: Config, output: Path, console: Con
                 hand_back(outcomes, output, tracker, console)
         if outcomes.failures:
             raise TrainingFailed(
-                f"{len(outcomes.failures)} of {count_cells(works)} cells and the references failed (above; the log of "
-                "each is in its folder below cells); the same command tries them again, and what is done counts"
+                f"{len(outcomes.failures)} failed of {count_cells(works)} cells and the references (above; the log of "
+                "each cell is in its folder below cells); the same command tries again, and what is done counts"
             )
         status = "FINISHED"
     except KeyboardInterrupt:

@@ -33,6 +33,8 @@ def run_works(
     running: dict[Any, int | Work | None] = {}
     while waiting or running:
         while waiting and (room.concurrent is None or len(running) < room.concurrent):
+            if waiting[0] is None and any(isinstance(what, int) for what in running.values()):
+                break  # which aggregators can be scored is known when all have ended
             what = waiting.popleft()
             running[tasks.begin(what)] = what
         (done, *_), _ = ray.wait(list(running))
@@ -53,9 +55,10 @@ class _Tasks:
         self._aggregators: dict[int, Any] = {}
 
     def begin(self, what: int | Work | None) -> Any:
-        """The aggregator of a seed, a work, or, for None, the references."""
+        """The aggregator of a seed, a work, or, for None, the references: last, when all aggregators have ended."""
         if what is None:
-            return self._begin(_references, list(self._aggregators), *self._aggregators.values())
+            made = {seed: task for seed, task in self._aggregators.items() if not isinstance(_outcome(task), str)}
+            return self._begin(_references, list(made), *made.values())
         if isinstance(what, int):
             self._aggregators[what] = self._begin(train_aggregator, what)
             return self._aggregators[what]

@@ -49,7 +49,7 @@ def _paper(scale: int) -> CompareConfig:
     return CompareConfig(
         preset=f"paper-x{scale}",
         output=f"runs/compare-x{scale}",
-        students=["edsr-baseline", "rcan:groups=5,blocks=6", "swinir-light"],
+        students=["edsr-baseline", "rcan-light", "swinir-light"],
         launch={"preset": f"paper-x{scale}"},
     )
 
