@@ -19,7 +19,7 @@ from mtkd_dist.data.remote import is_remote
 from mtkd_dist.pools.cluster import cluster, sigterm_as_interrupt
 from mtkd_dist.report.tables import summary
 from mtkd_dist.stages.check import check
-from mtkd_dist.stages.distil_method import in_force, needs_aggregator
+from mtkd_dist.stages.distil_method import in_force, method_title, needs_aggregator
 from mtkd_dist.stages.inputs import fetched
 from mtkd_dist.stages.mirror import MirrorError, mirrored, working_folder
 from mtkd_dist.stages.photos import prepare_images
@@ -67,7 +67,7 @@ def _launch(config: Config, local: Config, output: Path, console: Console, left_
     began = time.monotonic()
     tell = functools.partial(say, console)
     students = " and ".join([config.student, *config.more_students])
-    what = f"preset {config.preset}, x{config.scale}, method {config.method}, student {students}"
+    what = f"preset {config.preset}, x{config.scale}, method {method_title(config.method)}, student {students}"
     tell(f"mtkd-dist  {what}, output {config.output}")
     for line in left_out:
         tell(line)

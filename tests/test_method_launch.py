@@ -12,6 +12,7 @@ import yaml
 from mtkd_dist import launch
 from mtkd_dist.models import load_network, read_metadata
 from tests.nets import TINY, nearest_teacher, train_teacher, write_photos
+from tests.test_own_method import SOURCE
 
 
 @pytest.mark.slow
@@ -35,14 +36,16 @@ def test_one_configuration_serves_methods_with_and_without_teachers(
         "distil": {"steps": 2, "batch_size": 4, "patch": 8, "validate_every": 0, "ema": 0.5},
     }
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(config))
+    (tmp_path / "best.py").write_text(SOURCE)
     split = ["--num-gpus", "2", "--teacher-gpus", "1", "--student-gpus", "1"]
     for flags, roles in (
         (["--method", "scratch"], ["bicubic", "student"]),
         (["--method", "kd", *split], ["bicubic", "teacher", "teacher", "mean", "student"]),
         (["--method", "mean", "--teacher-outputs", "auto"], ["bicubic", "teacher", "teacher", "mean", "student"]),
+        (["--method", f"{tmp_path / 'best.py'}:weight=2"], ["bicubic", "teacher", "teacher", "mean", "student"]),
     ):
         assert launch.main(["--config", str(tmp_path / "run.yaml"), *flags]) == 0
-        method = flags[1]
+        method = "best:weight=2" if "best.py" in flags[1] else flags[1]
         screen = " ".join(capfd.readouterr().out.split())
         assert f"aggregate: left out, {method} needs no aggregator" in screen
         assert ("not used, scratch learns from the truth alone" in screen) == (method == "scratch")

@@ -15,6 +15,7 @@ from mtkd_dist.compare.work import config_of_method
 from mtkd_dist.config.load import ConfigError, flatten
 from mtkd_dist.config.tree import Config
 from mtkd_dist.stages.check import check
+from mtkd_dist.stages.distil_method import method_title
 from mtkd_dist.stages.refuse import require
 from mtkd_dist.stages.training import WEIGHTLESS
 
@@ -23,6 +24,8 @@ def check_compare(compare: CompareConfig, base: Config) -> None:
     """Errors: ConfigError for the first thing that cannot work. `base`: what all cells share."""
     for key in ("methods", "students", "seeds"):
         _check_names(key, getattr(compare, key))
+    # Folders are named by titles, and those of files in different folders may be the same.
+    _check_names("methods", [method_title(method) for method in compare.methods])
     require(all(0 <= seed < 2**32 for seed in compare.seeds), "seeds", compare.seeds, "numbers from 0 to below 2^32")
     cell = compare.cell
     require(0 < cell.cpus < math.inf, "cell.cpus", cell.cpus, "a number above 0")

@@ -10,12 +10,13 @@ from typing import Any
 from rich.console import Console
 
 from mtkd_dist.compare.tree import CompareConfig
-from mtkd_dist.compare.work import Work
+from mtkd_dist.compare.work import Work, config_of_method
 from mtkd_dist.config.tree import Config
 from mtkd_dist.report.comparison import Cell, Comparison, Scores
 from mtkd_dist.report.comparison_csv import differences_csv, scores_csv, summary_csv
 from mtkd_dist.report.comparison_plot import draw
 from mtkd_dist.report.comparison_tables import markdown, screen
+from mtkd_dist.stages.distil_method import needs_aggregator
 from mtkd_dist.stages.manifest import write_json, write_text
 from mtkd_dist.stages.run import say
 from mtkd_dist.tracking.tracker import Tracker
@@ -75,7 +76,7 @@ class Outcomes:
         return {
             "enlargement": f"×{base.scale}",
             **(teachers if base.teachers else {}),
-            **(aggregator if "mtkd" in self._compare.methods else {}),
+            **(aggregator if any(needs_aggregator(config_of_method(base, m)) for m in self._compare.methods) else {}),
             "photographs": ", ".join(base.data),
             "batch": f"{distil.batch_size} patches of {distil.patch} × {distil.patch} LR pixels",
             "learning rate": ", ".join(f"{rate:g}" for rate in distil.rates) or f"{distil.learning_rate:g}",

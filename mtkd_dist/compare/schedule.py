@@ -13,7 +13,7 @@ from ray.exceptions import RayError
 from mtkd_dist.compare.cell import do_work, score_references, train_aggregator
 from mtkd_dist.compare.room import Room
 from mtkd_dist.compare.shared import Shared
-from mtkd_dist.compare.work import Work
+from mtkd_dist.compare.work import Work, reads_aggregate
 from mtkd_dist.pools.errors import root_cause
 from mtkd_dist.report.comparison import Cell, Scores
 
@@ -28,7 +28,7 @@ def run_works(
     """
     tasks = _Tasks(shared, retries)
     # First the aggregators: others wait for them.
-    seeds = dict.fromkeys(work.seed for work in works if work.method == "mtkd")
+    seeds = dict.fromkeys(work.seed for work in works if reads_aggregate(shared.config, work))
     waiting: deque[int | Work | None] = deque([*seeds, *works, None])
     running: dict[Any, int | Work | None] = {}
     while waiting or running:
@@ -46,6 +46,7 @@ def run_works(
 
 class _Tasks:
     def __init__(self, shared: Shared, retries: int) -> None:
+        self._config = shared.config
         self._shared = ray.put(shared)
         pool = shared.pool
         self._options: dict[str, Any] = {"num_cpus": pool.cpus, "num_gpus": pool.gpus, "max_retries": retries}
@@ -62,7 +63,7 @@ class _Tasks:
         if isinstance(what, int):
             self._aggregators[what] = self._begin(train_aggregator, what)
             return self._aggregators[what]
-        return self._begin(do_work, what, self._aggregators[what.seed] if what.method == "mtkd" else None)
+        return self._begin(do_work, what, self._aggregators[what.seed] if reads_aggregate(self._config, what) else None)
 
     def _begin(self, function: Callable[..., Any], *arguments: Any) -> Any:
         return ray.remote(**self._options)(function).remote(self._shared, *arguments)

@@ -31,7 +31,7 @@ class CompareConfig:
     output: str = "runs/compare"
     """Folder of everything that the comparison writes. The same command goes on with it; methods, students and seeds
     may be added."""
-    methods: list[MethodName] = field(default_factory=lambda: list(METHODS))
+    methods: list[str] = field(default_factory=lambda: list(METHODS))
     """How students learn; see --method of mtkd launch."""
     students: list[str] = field(default_factory=list)
     """Networks to train (NAME or NAME:width=32,blocks=4)."""

@@ -8,16 +8,16 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from mtkd_dist.compare.tree import CompareConfig
-from mtkd_dist.config.tree import Config, MethodName
+from mtkd_dist.config.tree import Config
 from mtkd_dist.stages.check_method import needs_networks
-from mtkd_dist.stages.distil_method import in_force, settings_unused
+from mtkd_dist.stages.distil_method import in_force, method_title, needs_aggregator, settings_unused
 from mtkd_dist.stages.manifest import fingerprint
 
 
 class Work(NamedTuple):
     """What one process trains: one cell, or the cells of several students that learn from one stream of answers."""
 
-    method: MethodName
+    method: str
     students: tuple[str, ...]
     seed: int
 
@@ -26,7 +26,7 @@ class Work(NamedTuple):
         """Below the output folder. Of a stream all students share it."""
         first, *more = self.students
         students = f"{len(self.students)}-students-{fingerprint({'students': self.students})}" if more else slug(first)
-        return f"cells/{self.method}/{students}/seed-{self.seed}"
+        return f"cells/{slug(method_title(self.method))}/{students}/seed-{self.seed}"
 
 
 def slug(network: str) -> str:
@@ -51,7 +51,7 @@ def works_of(compare: CompareConfig, base: Config) -> list[Work]:
     return together + alone
 
 
-def config_of_method(base: Config, method: MethodName) -> Config:
+def config_of_method(base: Config, method: str) -> Config:
     """The shared configuration with one method: settings of other methods, which it would not look at, are left out,
     and so are the teachers where it needs none."""
     config = dataclasses.replace(base, method=method)
@@ -59,6 +59,11 @@ def config_of_method(base: Config, method: MethodName) -> Config:
     config, _ = in_force(config)
     live = base.teacher_outputs == "live" or not config.teachers or needs_networks(config)
     return dataclasses.replace(config, teacher_outputs="live" if live else "cached")
+
+
+def reads_aggregate(base: Config, work: Work) -> bool:
+    """Whether it needs the aggregator of its seed."""
+    return needs_aggregator(config_of_method(base, work.method))
 
 
 def _asks_live(config: Config) -> bool:

@@ -11,6 +11,7 @@ from typing import Literal
 
 Scale = Literal[2, 3, 4]
 MethodName = Literal["mtkd", "mean", "kd", "at", "fakd", "dukd", "crosskd", "scratch"]
+"""The methods that come with the package; `Config.method` may also name the file of another one."""
 Distance = Literal["wavelet", "l1", "charbonnier"]
 WireDtype = Literal["float16", "float32", "uint8"]
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -234,11 +235,11 @@ class Config:
     """Folders of photographs to train on; `demo` stands for those that come with scikit-image."""
     test: list[str] = field(default_factory=list)
     """Folders of photographs to score on (FOLDER or NAME=FOLDER); `demo`: held-out photographs of scikit-image."""
-    method: MethodName = "mtkd"
+    method: str = "mtkd"
     """How the student learns: mtkd (from the aggregated image), mean (the same from the plain average of the teachers),
     kd (from the truth and each teacher's image), at (kd, and where the teachers look), fakd (kd, and which pixels are
     alike for them), dukd (kd on upcycled crops too), crosskd (the teachers' last layers judge its features), scratch
-    (from the truth alone; teachers are not used)."""
+    (from the truth alone; teachers are not used); or a method of your own (FILE.py or FILE.py:key=value)."""
     teachers: list[str] = field(default_factory=lambda: ["edsr", "rcan", "swinir"])
     """Checkpoint files (FILE or FILE:name=X,input_range=255) or networks to train first (NAME or NAME:width=64)."""
     student: str = "edsr-baseline"

@@ -128,6 +128,8 @@ def settings_of(method: Method) -> dict[str, Any]:
     A setting that came `LATER` is left out while it has its default: what was trained before it was there is the same.
     """
     values = dataclasses.asdict(method)  # type: ignore[call-overload]
+    if digest := getattr(method, "source_digest", None):  # of a method in the user's own file
+        values["source"] = digest
     for setting in dataclasses.fields(method):  # type: ignore[arg-type]
         if setting.metadata.get("later") and values[setting.name] == _default(setting):
             del values[setting.name]

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mtkd_dist.models import build_network, digest_file, load_strict, parse_network, save_network, teachers_text
 from mtkd_dist.stages.answers import rendered_teachers
-from mtkd_dist.stages.distil_method import distil_method
+from mtkd_dist.stages.distil_method import distil_method, method_title
 from mtkd_dist.stages.run import Run
 from mtkd_dist.stages.students import more_students, title_of
 from mtkd_dist.stages.teachers import ReadyTeachers
@@ -54,7 +54,7 @@ def distil_training(run: Run, teachers: ReadyTeachers, aggregator: Path | None, 
         {
             "network": network,
             "scale": str(config.scale),
-            "method": config.method,
+            "method": method_title(config.method),
             "teachers": teachers_text(teachers.digests),
         },
         teachers=teachers.files,

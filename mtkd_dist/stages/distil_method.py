@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import get_args
 
-from mtkd_dist.config.load import flatten
+from mtkd_dist.config.load import ConfigError, flatten, nearest
 from mtkd_dist.config.tree import Config, MethodName
 from mtkd_dist.methods import (
     DUKD,
@@ -15,9 +16,15 @@ from mtkd_dist.methods import (
     FeatureAffinity,
     MeanOfTeachers,
     Method,
+    NeedsNetworks,
     ResponseKD,
     Supervised,
+    images_asked,
 )
+from mtkd_dist.methods.own import is_own, own_method, own_title, where_in
+
+METHODS: tuple[MethodName, ...] = get_args(MethodName)
+"""Those that come with the package."""
 
 _OWN_GROUPS: tuple[MethodName, ...] = ("kd", "at", "fakd", "dukd", "crosskd")
 """Methods with a group of settings of their own, called as they are."""
@@ -29,7 +36,7 @@ def _group(method: MethodName) -> tuple[str, ...]:
     return tuple(f"{method}.{setting.name}" for setting in dataclasses.fields(getattr(Config(), method)))
 
 
-_SETTINGS: dict[MethodName, tuple[str, ...]] = {
+_SETTINGS: dict[str, tuple[str, ...]] = {
     "mtkd": ("loss.distance", "loss.l1_weight", "loss.each_teacher"),
     "mean": ("loss.distance", "loss.l1_weight", "loss.teacher_weights"),
     "scratch": (),
@@ -44,6 +51,7 @@ _OF_DISTANCE = {
 
 
 def distil_method(config: Config) -> Method:
+    """Errors: ConfigError for a method that is unknown, or whose file does not hold one."""
     loss = dataclasses.asdict(config.loss)
     teacher_weights, each_teacher = loss.pop("teacher_weights"), loss.pop("each_teacher")
     match config.method:
@@ -63,6 +71,21 @@ def distil_method(config: Config) -> Method:
             return CrossKD(**dataclasses.asdict(config.crosskd))
         case "scratch":
             return Supervised()
+        case own if is_own(own):
+            try:
+                return own_method(own)
+            except ValueError as error:
+                raise ConfigError(f"method: {error}") from error
+        case unknown:
+            raise ConfigError(
+                f"method: {unknown!r} is unknown; one of {', '.join(METHODS)}, or a file of your own (FILE.py)."
+                f"{nearest(unknown, METHODS)}"
+            )
+
+
+def method_title(method: str) -> str:
+    """What tables, folders and files call it: its name, or that of its file."""
+    return own_title(method) if is_own(method) else method
 
 
 def named_taps(config: Config) -> list[str]:
@@ -72,13 +95,23 @@ def named_taps(config: Config) -> list[str]:
 
 
 def needs_aggregator(config: Config) -> bool:
-    """Whether there is a stage `aggregate`."""
-    return config.method == "mtkd"
+    """Whether there is a stage `aggregate`. A method of the user's own is asked; one that wants the networks
+    themselves gets no aggregator with them."""
+    if not is_own(config.method):
+        return config.method == "mtkd"
+    method = distil_method(config)
+    try:
+        return method.needs_teachers and "aggregate" in images_asked(method, max(1, len(config.teachers)), config.scale)
+    except NeedsNetworks:
+        return False
+    except Exception as error:
+        told = f"{type(error).__name__}: {error}"
+        raise ConfigError(f"method: {config.method}{where_in(error, config.method)}: teach fails ({told}).") from error
 
 
 def settings_used(config: Config) -> frozenset[str]:
     """Dotted keys of the loss that the chosen method, and in it the chosen distance, look at."""
-    own = _SETTINGS[config.method]
+    own = _SETTINGS.get(config.method, ())
     return frozenset(own + (_OF_DISTANCE[config.loss.distance] if "loss.distance" in own else ()))
 
 
@@ -97,10 +130,11 @@ def in_force(config: Config) -> tuple[Config, list[str]]:
     So one file with teachers and an aggregator serves all methods.
     """
     lines: list[str] = []
+    title = method_title(config.method)
     if config.teachers and not distil_method(config).needs_teachers:
-        lines.append(f"teachers: {', '.join(config.teachers)} not used, {config.method} learns from the truth alone")
+        lines.append(f"teachers: {', '.join(config.teachers)} not used, {title} learns from the truth alone")
         config = dataclasses.replace(config, teachers=[])
     if not needs_aggregator(config):
-        lines.append(f"aggregate: left out, {config.method} needs no aggregator")
+        lines.append(f"aggregate: left out, {title} needs no aggregator")
         config = dataclasses.replace(config, aggregator=Config().aggregator)
     return config, lines
