@@ -1,4 +1,4 @@
-"""The guides of `docs/guides`, walked through word by word: every command in an empty folder, in the order of the page."""
+"""The guides of `docs/guides`, walked through word by word: every command, in an empty folder, in the page's order."""
 
 from __future__ import annotations
 

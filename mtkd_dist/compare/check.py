@@ -48,8 +48,8 @@ def check_compare(compare: CompareConfig, base: Config) -> None:
 def _in_own_words(refusal: str) -> str:
     """What a launch would be told, with the key by which a comparison has it."""
     key, colon, words = refusal.partition(": ")
-    if key in ("student", "more_students"):
-        return f"students{colon}{words}"
+    if key in ("student", "more_students", "method"):
+        return f"{'methods' if key == 'method' else 'students'}{colon}{words}"
     own = {field.name for field in dataclasses.fields(CompareConfig)}
     return refusal if key.partition(".")[0] in own else f"launch.{refusal}"
 

@@ -47,7 +47,10 @@ def base_config(compare: CompareConfig) -> Config:
     config = config_of(compare.launch, "launch", "demo-compare", _NOT_HERE)
     if flatten(compare.launch).get("teacher_outputs") != "live":
         config = dataclasses.replace(config, teacher_outputs="cached")
-    asked = [config_of_method(config, method).teachers for method in compare.methods]
+    try:
+        asked = [config_of_method(config, method).teachers for method in compare.methods]
+    except ConfigError as error:  # for a method that is unknown, or whose file holds none
+        raise ConfigError(str(error).replace("method:", "methods:", 1)) from None
     return dataclasses.replace(
         config,
         output=compare.output,
