@@ -16,6 +16,7 @@ from mtkd_dist.models.weights import (
     read_metadata,
     read_state_dict,
     save_network,
+    save_tensors,
 )
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "read_metadata",
     "read_state_dict",
     "save_network",
+    "save_tensors",
     "starting_weights",
     "teachers_text",
 ]

@@ -26,8 +26,13 @@ def region_mask(size: tuple[int, int], window: int, shift: int, device: torch.de
     with torch.inference_mode(False):
         if not shift:
             return torch.zeros(1, window**2, window**2, device=device)
-        regions = _regions(size, window, shift, device)
-        return _BLOCKED * (regions[:, None, :] != regions[:, :, None]).float()
+        return symbolic_region_mask(size, window, shift, device)
+
+
+def symbolic_region_mask(size: tuple[int, int], window: int, shift: int, device: torch.device) -> Tensor:
+    """The mask of a `shift` above 0, made anew: where sizes are symbols (`torch.export`) there is none to remember."""
+    regions = _regions(size, window, shift, device)
+    return _BLOCKED * (regions[:, None, :] != regions[:, :, None]).float()
 
 
 @lru_cache(maxsize=64)
@@ -41,8 +46,8 @@ def mixed_windows(size: tuple[int, int], window: int, shift: int, device: torch.
 def _regions(size: tuple[int, int], window: int, shift: int, device: torch.device) -> Tensor:
     """(windows,n^2): 0 for a pixel that the roll moved without wrapping; others for right edge, bottom and corner."""
     height, width = size
-    wrapped_row = torch.arange(height, device=device) >= height - shift
-    wrapped_column = torch.arange(width, device=device) >= width - shift
-    regions = 2 * wrapped_row[:, None].int() + wrapped_column.int()
-    windows = regions.reshape(height // window, window, width // window, window).transpose(1, 2)
-    return windows.reshape(-1, window**2)
+    # Laid out by windows at once: to cut a map of pixels into windows would copy it, and its layout in memory depends
+    # on sizes, which `torch.export` would take for a condition.
+    wrapped_rows = (torch.arange(height, device=device) >= height - shift).int().reshape(-1, 1, window, 1)
+    wrapped_columns = (torch.arange(width, device=device) >= width - shift).int().reshape(1, -1, 1, window)
+    return (2 * wrapped_rows + wrapped_columns).reshape(-1, window**2)

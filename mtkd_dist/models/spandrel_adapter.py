@@ -122,7 +122,10 @@ class SpandrelNetwork(nn.Module):
 
     def forward(self, lr: Tensor) -> Tensor:
         height, width = lr.shape[-2:]
-        right, bottom = self._size_requirements.get_padding(width, height)
+        needed = self._size_requirements
+        rows, columns = (max(height, width),) * 2 if needed.square else (height, width)
+        bottom = rows - height + shortfall(rows, needed.minimum, needed.multiple_of)
+        right = columns - width + shortfall(columns, needed.minimum, needed.multiple_of)
         # Cloned because some of spandrel's networks (RCAN) write into their input.
         sr = self._call(self.network, pad_bottom_right(lr, bottom, right).clone())
         return sr[..., : height * self.scale, : width * self.scale]

@@ -95,14 +95,19 @@ def save_network(path: str | os.PathLike[str], module: nn.Module, metadata: Mapp
     `load_network` rebuilds the network from the metadata `network` (its text) and `scale`. Equal networks with equal
     metadata are equal files: digests of files are what tells networks apart.
     """
+    save_tensors(path, module.state_dict(), metadata)
+
+
+def save_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """The same for tensors by name."""
     path = Path(path)
-    tensors = {
+    written = {
         key: (tensor.float() if tensor.is_floating_point() else tensor).detach().cpu().contiguous()
-        for key, tensor in module.state_dict().items()
+        for key, tensor in tensors.items()
     }
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
-        temporary.write_bytes(_with_sorted_metadata(save(tensors, metadata=dict(metadata))))
+        temporary.write_bytes(_with_sorted_metadata(save(written, metadata=dict(metadata))))
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

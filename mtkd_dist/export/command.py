@@ -1,0 +1,181 @@
+"""`mtkd export`: a student as files that other programs read, each checked, and the card that goes with them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NoReturn
+
+from rich.console import Console
+
+from mtkd_dist.command import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE
+from mtkd_dist.config.load import ConfigError
+from mtkd_dist.export.card import card
+from mtkd_dist.export.catalogue import Resource, entry, to_text
+from mtkd_dist.export.onnx_file import INPUT, OPSET, OUTPUT, PACKAGES, missing_packages, write_onnx
+from mtkd_dist.export.program_file import write_program
+from mtkd_dist.export.publication import Publication, architecture, metadata
+from mtkd_dist.export.safetensors_file import spandrel_reads, write_safetensors
+from mtkd_dist.export.source import Source, file_stem, read_source
+from mtkd_dist.export.trace import CHECKED, trace
+from mtkd_dist.models import digest_file
+from mtkd_dist.report.tables import parameters_text
+from mtkd_dist.stages.manifest import write_text
+
+FILES = {"safetensors": (".safetensors",), "onnx": (".onnx",), "program": (".pt2",), "card": (".md", ".json")}
+"""Format -> the endings of what it writes."""
+EXAMPLE = """example:
+  mtkd export runs/demo --author me --licence CC-BY-NC-4.0 --output exported
+
+safetensors  weights with all that is known of them as metadata; mtkd-dist and, where it knows the architecture,
+             spandrel read them
+onnx         for onnxruntime; any height, width and batch size
+program      of torch.export, for torch without mtkd-dist; the same
+card         what the model is, in Markdown and as an entry of the catalogue OpenModelDB
+
+Each file is asked for two images of other sizes and appears only if it answers as the network does.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    try:
+        _export(_parser().parse_args(argv), console)
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except ConfigError as error:
+        return _refuse(str(error), EXIT_USAGE)
+    except ValueError as error:  # written for people
+        return _refuse(str(error), EXIT_FAILED)
+    return EXIT_OK
+
+
+def _refuse(text: str, status: int) -> int:
+    print(f"error: {text}", file=sys.stderr)
+    return status
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}. `--help` lists all flags.")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="mtkd export",
+        usage="%(prog)s MODEL [FLAGS]",
+        description="Write a student, or any weight file, for others to use.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("model", metavar="MODEL", help="folder of a finished run, or FILE[:name=X,input_range=255]")
+    add("--output", type=Path, default=Path("exported"), metavar="DIR", help="default: exported")
+    add("--formats", nargs="+", choices=FILES, default=list(FILES), metavar="FORMAT", help="default: all (below)")
+    add("--name", metavar="NAME", help="default: that of the run or of the file")
+    add("--author", metavar="NAME", help="who publishes it")
+    add("--licence", "--license", metavar="SPDX", help="such as CC-BY-NC-4.0; the terms of teachers and data hold, too")
+    add("--url", metavar="URL", help="folder on the net where the files will lie, for the catalogue")
+    add("--force", action="store_true", help="write over files that are there")
+    return parser
+
+
+def _export(flags: argparse.Namespace, console: Console) -> None:
+    _require_packages(flags.formats)
+    source = read_source(flags.model)
+    publication = Publication(flags.name or source.name, flags.author, flags.licence, flags.url)
+    stem = flags.output / file_stem(publication.name, source.network.scale)
+    _refuse_existing([stem.with_name(stem.name + end) for kind in flags.formats for end in FILES[kind]], flags.force)
+    network = source.network
+    what = f"{network.architecture}, x{network.scale}, {parameters_text(network.params)} parameters"
+    console.print(f"model        {source.file}: {what}")
+    for unknown, why in source.unknown.items():
+        console.print(f"not known    {unknown}: {why}")
+    notes = _write_networks(source, publication, stem, flags.formats, console)
+    if "card" in flags.formats:
+        _write_card(source, publication, stem, notes, console)
+
+
+def _require_packages(formats: Sequence[str]) -> None:
+    missing = missing_packages() if "onnx" in formats else []
+    if missing:
+        others = " ".join(kind for kind in FILES if kind != "onnx")
+        raise ConfigError(
+            f"--formats onnx needs {', '.join(PACKAGES)}, and {', '.join(missing)} "
+            f'{"is" if len(missing) == 1 else "are"} not installed: pip install "mtkd-dist[export]", or leave it out: '
+            f"--formats {others}"
+        )
+
+
+def _refuse_existing(files: Sequence[Path], force: bool) -> None:
+    there = [str(file) for file in files if file.exists()]
+    if there and not force:
+        raise ConfigError(
+            f"{', '.join(there)} {'is' if len(there) == 1 else 'are'} there already; give --force to write over it, "
+            "another --output or another --name"
+        )
+
+
+def _write_networks(
+    source: Source, publication: Publication, stem: Path, formats: Sequence[str], console: Console
+) -> dict[str, str]:
+    """Returns who reads which of the written files: format -> a phrase."""
+    module, scale = source.network.module, source.network.scale
+    told = metadata(source, publication)
+    notes: dict[str, str] = {}
+
+    def wrote(kind: str, note: str) -> None:
+        notes[kind] = note
+        file = _path(stem, kind)
+        console.print(f"{kind:12} {file} ({file.stat().st_size / 1e6:.1f} MB): {note}")
+
+    if "safetensors" in formats:
+        write_safetensors(_path(stem, "safetensors"), source, told)
+        wrote("safetensors", f"mtkd-dist reads it; {spandrel_reads(_path(stem, 'safetensors'), module)[1]}")
+    if not {"onnx", "program"} & {*formats}:
+        return notes
+    with console.status("following the network; minutes for large ones"):
+        program = trace(module, architecture(source))
+    sizes = " and ".join(f"{height}x{width}" for _, _, height, width in CHECKED)
+    if "onnx" in formats:
+        with console.status("onnx"):
+            difference = write_onnx(_path(stem, "onnx"), program, module, scale, told)
+        tensors = f"opset {OPSET}, `{INPUT}` (batch,3,height,width) to `{OUTPUT}`"
+        wrote("onnx", f"onnxruntime reads it; {tensors}; differs by {difference:.1g} at most at {sizes}")
+    if "program" in formats:
+        with console.status("program"):
+            difference = write_program(_path(stem, "program"), program, module, told)
+        wrote("program", f"torch.export.load reads it; differs by {difference:.1g} at most at {sizes}")
+    return notes
+
+
+def _path(stem: Path, kind: str) -> Path:
+    return stem.with_name(stem.name + FILES[kind][0])
+
+
+def _write_card(source: Source, publication: Publication, stem: Path, notes: dict[str, str], console: Console) -> None:
+    files = {kind: _path(stem, kind) for kind in notes}
+    resources = [Resource(file.name, kind, file.stat().st_size, digest_file(file)) for kind, file in files.items()]
+    date = datetime.now(UTC).date().isoformat()
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    model = entry(source, publication, resources, date)
+    for end, text in ((".md", card(source, publication, resources, notes, date)), (".json", to_text(model))):
+        write_text(stem.with_name(stem.name + end), text)
+    lacking = {
+        "--author": publication.author,
+        "--licence": publication.licence,
+        "--url": publication.url,
+        "a format with weights": model["resources"],
+    }
+    missing = ", ".join(name for name, value in lacking.items() if not value)
+    lacks = f"; lacks {missing}" if missing else ""
+    console.print(f"card         {stem}.md, {stem}.json (OpenModelDB{lacks})")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

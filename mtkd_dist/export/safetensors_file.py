@@ -1,0 +1,47 @@
+"""Weights as safetensors, for mtkd-dist and for whoever knows the architecture by its keys."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from mtkd_dist.export.files import appears
+from mtkd_dist.export.source import Source
+from mtkd_dist.export.trace import CHECKED, TOLERANCE
+from mtkd_dist.models import load_network, read_state_dict, save_tensors
+from mtkd_dist.models.basicsr_names import official_names
+from mtkd_dist.models.spandrel_adapter import recognise
+
+
+def write_safetensors(path: Path, source: Source, metadata: Mapping[str, str]) -> None:
+    """The same source, metadata and version make the same bytes.
+
+    Errors: ValueError where the file, read again, answers otherwise than the source.
+    """
+    # Under the names by which most programs know an architecture: those of its authors.
+    tensors = source.tensors if source.is_ours else official_names(source.tensors, source.network.input_range)
+    with appears(path) as fresh:
+        save_tensors(fresh, tensors, metadata)
+        again = load_network(fresh, source.network.scale, source.network.input_range).module
+        lr = torch.rand(CHECKED[0])
+        if not torch.equal(again(lr), source.network.module(lr)):
+            raise ValueError(f"{path} answers otherwise than {source.file}, and is not written")
+
+
+def spandrel_reads(path: Path, network: nn.Module) -> tuple[bool, str]:
+    """Whether spandrel makes of the file a network with the same answers, and a phrase about that."""
+    ours = f"spandrel {version('spandrel')}"
+    try:
+        theirs = recognise(read_state_dict(path), path.name)
+    except ValueError:
+        return False, f"{ours} does not know this architecture"
+    lr = torch.rand(1, 3, 31, 45)  # below 16 pixels spandrel pads some networks differently
+    with torch.no_grad():
+        difference = (theirs(lr) - network(lr)).abs().max().item()
+    if not difference <= TOLERANCE:
+        return False, f"{ours} takes it for {theirs.architecture} with other settings and answers otherwise"
+    return True, f"{ours} reads it as {theirs.architecture}"
