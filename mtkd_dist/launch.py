@@ -20,6 +20,7 @@ from mtkd_dist.pools.cluster import cluster, sigterm_as_interrupt
 from mtkd_dist.report.tables import summary
 from mtkd_dist.stages.check import check
 from mtkd_dist.stages.distil_method import in_force, needs_aggregator
+from mtkd_dist.stages.environment import write_environment
 from mtkd_dist.stages.inputs import fetched
 from mtkd_dist.stages.mirror import MirrorError, mirrored, working_folder
 from mtkd_dist.stages.photos import prepare_images
@@ -81,6 +82,7 @@ def _launch(config: Config, local: Config, output: Path, console: Console, left_
         with cluster(config.cluster, lambda text: tell(f"warning: {text}")) as resources, sigterm_as_interrupt():
             tell(f"cluster  {resources.cpus} CPUs, {resources.gpus} GPUs, {resources.nodes} node(s)")
             refuse_unseen(local, output, resources)
+            write_environment(output, resources)
             # A split that cannot work is refused now, not after images are decoded and teachers trained.
             check_layouts(local, resources)
             stores = prepare_images(local, output, tell)

@@ -31,6 +31,11 @@ def folder_for(folder: Path, inputs: Mapping[str, Any]) -> Path:
     return folder / f"checkpoints-{manifest.fingerprint(inputs)}"
 
 
+def history_of(checkpoints: Path) -> Path:
+    """The file of the course of the training whose checkpoints lie in this folder, beside it: it outlives them."""
+    return checkpoints.with_name(f"{checkpoints.name.replace('checkpoints', 'course')}.jsonl")
+
+
 def begin(folder: Path, inputs: Mapping[str, Any]) -> Path:
     """Make the folder of the checkpoints and write down what they depend on; returns it."""
     checkpoints = folder_for(folder, inputs)
