@@ -44,6 +44,17 @@ def begin(folder: Path, inputs: Mapping[str, Any]) -> Path:
     return checkpoints
 
 
+def begun(folder: Path, finished: Manifest | None) -> tuple[Path, dict[str, Any]] | None:
+    """Checkpoints and inputs of the training in `folder` that was begun last and is not `finished`; None: all are."""
+    found = [(checkpoints, _inputs(checkpoints)) for checkpoints in folder.glob("checkpoints-*")]
+    unfinished = [
+        (checkpoints, inputs)
+        for checkpoints, inputs in found
+        if inputs is not None and (finished is None or not _within(inputs, finished.inputs))
+    ]
+    return max(unfinished, key=lambda one: (one[0] / INPUTS).stat().st_mtime, default=None)
+
+
 def check_unchanged(
     stage: str, folder: Path, inputs: Mapping[str, Any], finished: Manifest | None, names: Mapping[str, str]
 ) -> None:
