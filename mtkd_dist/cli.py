@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 
-from mtkd_dist import __version__, evaluate, launch, verify_run
+from mtkd_dist import __version__, evaluate, launch, report_run, verify_run
 from mtkd_dist.compare import command as compare
 from mtkd_dist.config.load import nearest
 from mtkd_dist.export import command as export
@@ -15,6 +15,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "compare": (compare.main, "methods x students x seeds on the same plan, with intervals"),
     "evaluate": (evaluate.main, "score models on sets of photographs"),
     "export": (export.main, "a student as safetensors, ONNX, torch.export, with a model card"),
+    "report": (report_run.main, "one page about a run, to look at and to send around"),
     "verify-run": (verify_run.main, "was each sample of a run learned from exactly once?"),
 }
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import logging
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -20,17 +21,21 @@ from mtkd_dist.pools.cluster import cluster, sigterm_as_interrupt
 from mtkd_dist.report.tables import summary
 from mtkd_dist.stages.check import check
 from mtkd_dist.stages.distil_method import in_force, method_title, needs_aggregator
+from mtkd_dist.stages.environment import write_environment
 from mtkd_dist.stages.inputs import fetched
 from mtkd_dist.stages.mirror import MirrorError, mirrored, working_folder
 from mtkd_dist.stages.photos import prepare_images
 from mtkd_dist.stages.pipeline import run_stages
 from mtkd_dist.stages.plan_only import show_plan
 from mtkd_dist.stages.run import Run, check_layouts, say
+from mtkd_dist.stages.run_report import FILE as REPORT
+from mtkd_dist.stages.run_report import write_report
 from mtkd_dist.stages.split import FILE as PLAN
 from mtkd_dist.stages.students import student_titles
 from mtkd_dist.tracking.tracker import Tracker
 
 LOG = "launch.log"
+logger = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -81,6 +86,7 @@ def _launch(config: Config, local: Config, output: Path, console: Console, left_
         with cluster(config.cluster, lambda text: tell(f"warning: {text}")) as resources, sigterm_as_interrupt():
             tell(f"cluster  {resources.cpus} CPUs, {resources.gpus} GPUs, {resources.nodes} node(s)")
             refuse_unseen(local, output, resources)
+            write_environment(output, resources)
             # A split that cannot work is refused now, not after images are decoded and teachers trained.
             check_layouts(local, resources)
             stores = prepare_images(local, output, tell)
@@ -91,7 +97,8 @@ def _launch(config: Config, local: Config, output: Path, console: Console, left_
                 return
             rows = run_stages(run)
         tracker.run.metrics({f"psnr_y/{row['set']}/{row['model']}": row["psnr_y"] for row in rows})
-        for name in ("config.yaml", "scores.json", *_weights(local)):
+        report = _write_report(output, tell)
+        for name in ("config.yaml", "scores.json", *report, *_weights(local)):
             tracker.run.artifact(output / name)
         status = "FINISHED"
     except KeyboardInterrupt:
@@ -103,7 +110,19 @@ def _launch(config: Config, local: Config, output: Path, console: Console, left_
         tracker.close(status)
     run.seconds["all together"] = time.monotonic() - began
     place = config.output if is_remote(config.output) else str(output)
-    console.print(summary(rows, run.seconds, _files(place, output, _weights(local)), run.limits))
+    files = {Path(name).stem: f"{place}/{name}" for name in report} | _files(place, output, _weights(local))
+    console.print(summary(rows, run.seconds, files, run.limits))
+
+
+def _write_report(output: Path, tell: Callable[[str], None]) -> list[str]:
+    """The name of its file; none, and a warning, where the page cannot be made: that is no reason to lose a run."""
+    try:
+        write_report(output, output / REPORT)
+    except Exception as error:
+        logger.exception("the report failed")
+        tell(f"warning: there is no report ({type(error).__name__}: {error}); `mtkd report {output}` tries again")
+        return []
+    return [REPORT]
 
 
 def _weights(config: Config) -> list[str]:

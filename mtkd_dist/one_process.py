@@ -16,9 +16,11 @@ from mtkd_dist.command import alone_in
 from mtkd_dist.pools.device import pick_device
 from mtkd_dist.pools.placement import Layout, PoolSize
 from mtkd_dist.pools.render import Renderer, Rendering
+from mtkd_dist.report.history import History
 from mtkd_dist.report.progress import Progress
 from mtkd_dist.stages.answers import outputs_folder
 from mtkd_dist.stages.course import Course
+from mtkd_dist.stages.half_done import history_of
 from mtkd_dist.stages.manifest import write_json
 from mtkd_dist.stages.run import Run
 from mtkd_dist.stages.training import Training, jobs_of, validation_of
@@ -74,7 +76,8 @@ class OneProcess:
         with contextlib.ExitStack() as stack:
             progress = stack.enter_context(Progress(run.console, stage, training.config.steps))
             tracked = run.tracker.stage(stage)
-            course = Course(stage, layout, student, run.config.link, progress, tracked, run.say)
+            history = stack.enter_context(History(history_of(checkpoints), training.config.steps, run.say))
+            course = Course(stage, layout, student, run.config.link, progress, tracked, history, run.say)
 
             def validated(record: dict[str, Any]) -> None:
                 scores[record["step"]] = record

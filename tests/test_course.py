@@ -13,6 +13,7 @@ from mtkd_dist.config.shares import PoolShares
 from mtkd_dist.config.tree import LinkConfig
 from mtkd_dist.pools.placement import Layout, PoolSize
 from mtkd_dist.pools.split import Devices, Split
+from mtkd_dist.report.history import History, Past, read_history
 from mtkd_dist.report.progress import Progress
 from mtkd_dist.stages.course import Course
 from mtkd_dist.train.news import StudentShares, Update
@@ -22,6 +23,7 @@ RANK_0, RANK_1 = PoolShares(0.8, 0.2, 0.0), PoolShares(0.5, 0.5, 0.0)
 TEACHERS = PoolShares(0.9, 0.1, 0.0)
 LAST = {"loss": 1.0, "images_per_second": 4.0, "students": RANK_0, "so_far": {"seconds": 20.0, "images": 80}}
 """The end of a record after which figures are posted."""
+VALIDATION = {"step": 10, "photos": 2, "validation_psnr_y": 30.5, "best_step": 10, "best_psnr_y": 30.5}
 
 
 class Tracked:
@@ -39,16 +41,23 @@ class Followed:
     """Two students and three teachers, the first posting of whose training has arrived."""
 
     def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self.out = io.StringIO()
         self.tracked = Tracked()
         layout = Layout(PoolSize(2, 1, 1), PoolSize(3, 1, 1))
         job = make_job(make_store(folder), batch_size=8)
-        with Progress(Console(file=self.out), "distil", 100) as progress:
-            self.course = Course("distil", layout, job, LinkConfig(), progress, cast(Any, self.tracked), lambda _: None)
+        self.history = History(folder / "course.jsonl", 100, pytest.fail)
+        with Progress(Console(file=self.out), "distil", 100) as progress, self.history:
+            tracked = cast(Any, self.tracked)
+            self.course = Course("distil", layout, job, LinkConfig(), progress, tracked, self.history, lambda _: None)
             step: dict[str, Any] = {"learning_rate": 0.1, "loss": 1.0}
             records = [step | {"step": 8, "wait_seconds": 0.5}, step | {"step": 9, "wait_seconds": 0.25} | LAST]
             link = {"shares": TEACHERS, "ready": 3, "bytes_in_flight": 12_000_000, "bytes_spilled": 0, "hedged": 1}
             self.course.update(Update(records, TEACHERS, link, [], [], RANK_1))
+            self.course.update(Update([], None, {}, [VALIDATION], []))
+
+    def past(self) -> Past:
+        return read_history(self.folder / "course.jsonl")
 
 
 @pytest.fixture
@@ -74,6 +83,13 @@ def test_all_numbers_of_the_link_are_tracked_and_kept(followed: Followed) -> Non
         assert followed.tracked.values[f"link_{name}"] == [(9, value)]
 
 
+def test_losses_shares_and_scores_are_written_down(followed: Followed) -> None:
+    past = followed.past()
+    assert past.curve("loss") == [(9, 1.0), (10, 1.0)]
+    assert past.steps[-1].pools == {"students": RANK_1, "teachers": TEACHERS}
+    assert past.validations == (VALIDATION,)
+
+
 def test_the_screen_shows_what_is_on_its_way(followed: Followed) -> None:
     # A window of 4 steps of 4 slots.
     assert "link: 3 of 16 slots ready, 12.0 MB in flight" in followed.out.getvalue()
@@ -97,8 +113,10 @@ def test_teachers_count_that_were_really_there(followed: Followed) -> None:
 def test_students_without_a_teacher_pool_are_judged_by_themselves(tmp_path: Path) -> None:
     job = make_job(make_store(tmp_path))
     layout = Layout(PoolSize(2, 1, 1), None)
-    with Progress(Console(file=io.StringIO()), "teachers/a", 1) as progress:
-        course = Course("teachers/a", layout, job, LinkConfig(), progress, cast(Any, Tracked()), lambda _: None)
+    history = History(tmp_path / "course.jsonl", 1, pytest.fail)
+    with Progress(Console(file=io.StringIO()), "teachers/a", 1) as progress, history:
+        tracked = cast(Any, Tracked())
+        course = Course("teachers/a", layout, job, LinkConfig(), progress, tracked, history, lambda _: None)
         assert course.ran(Devices(2, "GPU")) is None
         course.update(Update([{"step": 9, **LAST}], None, {}, [], [], RANK_1))
     ran = course.ran(Devices(2, "GPU"))

@@ -25,6 +25,8 @@ REACH_SECONDS = 10.0
 """So long the head node of a cluster has to take a connection. Ray itself would go on trying for many minutes."""
 SEE_SECONDS = 5.0
 """So long a node may take to see a new file of another one."""
+ACCELERATOR = "accelerator_type:"
+"""Ray has a resource of this name for each type of GPU."""
 
 logger = logging.getLogger(__name__)
 
@@ -129,12 +131,13 @@ def resources() -> Resources:
         gpus=int(total.get("GPU", 0)),
         nodes=nodes,
         object_store_bytes=int(total.get("object_store_memory", 0)),
+        accelerators=tuple(sorted(name.partition(":")[2] for name in total if name.startswith(ACCELERATOR))),
     )
 
 
 def has_real_gpus() -> bool:
     """False where GPUs are only logical. The driver's machine may have none; Ray names the type of those that are."""
-    return any(name.startswith("accelerator_type:") for name in ray.cluster_resources())
+    return any(name.startswith(ACCELERATOR) for name in ray.cluster_resources())
 
 
 def spilled_bytes() -> int | None:

@@ -16,17 +16,27 @@ from ray.exceptions import RayTaskError
 from torch import Tensor, nn
 
 from mtkd_dist.data import ImageStore, bicubic_upscale
-from mtkd_dist.metrics import PerceptualMetric, PerceptualName, from_uint8, load_perceptual, score, score_rgb, to_uint8
+from mtkd_dist.metrics import (
+    PerceptualMetric,
+    PerceptualName,
+    error_bands,
+    from_uint8,
+    load_perceptual,
+    score,
+    score_rgb,
+    to_uint8,
+)
 from mtkd_dist.models import load_aggregator, load_network
 from mtkd_dist.models.ensemble import self_ensemble
 from mtkd_dist.models.spandrel_adapter import allow_torchvision_import
 from mtkd_dist.models.tiling import enlarge
+from mtkd_dist.pools.detail import BICUBIC, Detail, detail_of
 from mtkd_dist.pools.device import pick_device, use_threads
 from mtkd_dist.pools.photo_workers import photo_workers
 from mtkd_dist.pools.placement import Resources
 from mtkd_dist.pools.teacher_worker import TeacherFile, check_digest, digests_of
 
-BICUBIC, MEAN, AGGREGATE, STUDENT = "bicubic", "mean of teachers", "aggregate", "student"
+MEAN, AGGREGATE, STUDENT = "mean of teachers", "aggregate", "student"
 ENSEMBLE_MARK = "+"
 """Ends the name of a model that was asked in all flips and rotations."""
 
@@ -70,7 +80,7 @@ class EvaluateJob:
     bicubic: bool = True
     """Whether bicubic is scored, too."""
     crop: int = 144
-    """Side in HR pixels of the detail that goes into sample grids; a multiple of every scale."""
+    """Side in HR pixels of the detail that is shown of a photograph; a multiple of every scale."""
 
 
 class Photo(Protocol):
@@ -82,7 +92,7 @@ class Photo(Protocol):
     def scale(self) -> int: ...
     @property
     def with_details(self) -> bool:
-        """Whether it also brings the details for a sample grid."""
+        """Whether it also brings a detail to look at, and the spectrum of each model's error."""
         ...
 
     def read(self) -> tuple[str, Uint8Image, Uint8Image]:
@@ -113,8 +123,10 @@ class Scored(NamedTuple):
     scale: int
     scores: dict[str, dict[str, float]]
     """Model -> metric -> value, bicubic first, then the models in the order of the job."""
-    details: dict[str, Uint8Image]
-    """Label -> (H,W,3) of LR, each model and HR around the photograph's centre; empty where none were asked for."""
+    bands: dict[str, dict[str, float]]
+    """Model -> band -> size of its error (`mtkd_dist.metrics.error_bands`); empty where no details were asked for."""
+    detail: Detail | None
+    """None where none was asked for."""
 
 
 def score_photos(
@@ -191,7 +203,7 @@ class EvaluateWorker:
         job = models.job
         name, lr, hr = photo.read()
         scores: dict[str, dict[str, float]] = {}
-        details = {"LR": _centre(lr, job, 1)} if photo.with_details else {}
+        images: dict[str, Uint8Image] = {}
         for model, image in self._enlarge(models, lr):
             try:
                 sr = to_uint8(image)
@@ -199,10 +211,10 @@ class EvaluateWorker:
                 raise ValueError(f"{model} on {photo.set}/{name}: {error}") from error
             scores[model] = self._measure(sr, hr, job)
             if photo.with_details:
-                details[model] = _centre(sr, job, job.scale)
-        if photo.with_details:
-            details["HR"] = _centre(hr, job, job.scale)
-        return Scored(photo.set, name, job.scale, scores, details)
+                images[model] = sr
+        bands = {model: error_bands(sr, hr, job.scale) for model, sr in images.items()}
+        detail = detail_of(lr, images, hr, job.crop) if images else None
+        return Scored(photo.set, name, job.scale, scores, bands, detail)
 
     def _enlarge(self, models: _Models, lr: Uint8Image) -> Iterator[tuple[str, Tensor]]:
         """(model, its image (3,H,W) in [0,1])."""
@@ -223,10 +235,3 @@ class EvaluateWorker:
         if "rgb" in job.extra:
             values |= score_rgb(sr, hr, job.scale)._asdict()
         return values | {name: self._perceptual[name](sr, hr, job.scale) for name in PERCEPTUAL if name in job.extra}
-
-
-def _centre(image: Uint8Image, job: EvaluateJob, enlarged: int) -> Uint8Image:
-    """The same part of LR (`enlarged` 1) and of the images of its size times `enlarged`."""
-    side = job.crop // job.scale
-    y, x = (enlarged * max(0, (edge // enlarged - side) // 2) for edge in image.shape[:2])
-    return np.ascontiguousarray(image[y : y + enlarged * side, x : x + enlarged * side])

@@ -20,6 +20,8 @@ class Resources:
     gpus: int
     nodes: int = 1
     object_store_bytes: int = 1 << 62
+    accelerators: tuple[str, ...] = ()
+    """Types of its GPUs, as Ray calls them; empty where there are none, or only logical ones."""
 
 
 @dataclass(frozen=True)

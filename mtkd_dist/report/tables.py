@@ -61,12 +61,12 @@ def scores_table(rows: Sequence[Mapping[str, Any]], metrics: Sequence[str] = LUM
     Raises:
         ValueError: unknown role, or two rows for the same model, set and scale.
     """
-    header, lines = _layout(rows, metrics)
+    header, lines = score_cells(rows, metrics)
     table = Table(
         box=box.SIMPLE_HEAD,
         pad_edge=False,
         collapse_padding=True,
-        caption=Text(caption or _caption(metrics)),
+        caption=Text(caption or score_caption(metrics)),
         caption_justify="left",
     )
     table.add_column(header[0], overflow="fold", min_width=7)
@@ -82,7 +82,7 @@ def scores_table(rows: Sequence[Mapping[str, Any]], metrics: Sequence[str] = LUM
 
 def markdown_table(rows: Sequence[Mapping[str, Any]], metrics: Sequence[str] = LUMA) -> str:
     """The same table as `scores_table` in Markdown, without caption and line break at its end."""
-    return markdown_lines(*_layout(rows, metrics), left=2)
+    return markdown_lines(*score_cells(rows, metrics), left=2)
 
 
 def markdown_lines(header: Sequence[str], lines: Sequence[Sequence[Pieces]], left: int) -> str:
@@ -119,7 +119,7 @@ def split_tables(rows: Sequence[Mapping[str, Any]], ensembles: Collection[str]) 
         for cell in _SHARED_CELLS:
             metrics = tuple(metric for metric in cell if part and metric in part[0])
             if metrics:
-                tables.append(ScoreTable(_caption(metrics) + note, part, metrics))
+                tables.append(ScoreTable(score_caption(metrics) + note, part, metrics))
     return tables
 
 
@@ -149,12 +149,14 @@ def summary(
     return Group(*parts, "", Text("Files", style="bold"), files)
 
 
-def _caption(metrics: Sequence[str]) -> str:
+def score_caption(metrics: Sequence[str]) -> str:
+    """What the numbers of a cell are."""
     lower = "" if METRICS[metrics[0]].higher_is_better else " (lower is better)"
     return f"{' / '.join(METRICS[metric].title for metric in metrics)}, best in bold{lower}"
 
 
-def _layout(rows: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> tuple[list[str], list[list[Pieces]]]:
+def score_cells(rows: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> tuple[list[str], list[list[Pieces]]]:
+    """The header, and the cells of each line, of the table that `scores_table` shows; errors as there."""
     scores: dict[tuple[str, str], dict[str, Mapping[str, Any]]] = {}
     columns: list[str] = []
     for row in rows:

@@ -1,4 +1,4 @@
-"""Follows a training: shows and tracks each update, and keeps what is said about it at the end."""
+"""Follows a training: shows, tracks and writes down each update, and keeps what is said about it at the end."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from mtkd_dist.config.shares import PoolShares
 from mtkd_dist.config.tree import LinkConfig
 from mtkd_dist.pools.placement import Layout
 from mtkd_dist.pools.split import Devices, Split, Step
+from mtkd_dist.report.history import History
 from mtkd_dist.report.limits import Ran, link_text
 from mtkd_dist.report.progress import Progress
 from mtkd_dist.tracking.tracker import StageRun
@@ -31,6 +32,7 @@ class Course:
         link: LinkConfig,
         progress: Progress,
         tracked: StageRun,
+        history: History,
         say: Callable[[str], None],
     ) -> None:
         self._stage = stage
@@ -42,6 +44,7 @@ class Course:
         self._lost_workers = 0
         self._progress = progress
         self._tracked = tracked
+        self._history = history
         self._losses: list[float] = []
         self._rates: list[float] = []
         self._pools: dict[str, PoolShares] = {}
@@ -69,6 +72,7 @@ class Course:
         if rated:
             self._rates += [r["images_per_second"] for r in rated]
             self._rated(rated[-1], update)
+        self._history.add(update.records, self._pools)
 
     def _rated(self, last: dict[str, Any], update: Update) -> None:
         students = update.students or last["students"]
@@ -99,6 +103,7 @@ class Course:
             self._tracked.metrics({f"{prefix}validation_psnr_y": score}, step=step)
             so_far = "the best so far" if best_step == step else f"best {best:.2f}"
             self._say(f"{self._stage}: step {step}, {who}PSNR-Y {score:.2f} dB on {photographs} ({so_far})")
+        self._history.validated(scored)
         self._validation = {"validation": scored}
 
     def ran(self, devices: Devices) -> Ran | None:

@@ -21,16 +21,16 @@ from mtkd_dist.pools.evaluate import (
     score_photos,
 )
 from mtkd_dist.pools.teacher_worker import TeacherFile
-from mtkd_dist.report.grid import sample_grid
 from mtkd_dist.stages import manifest
+from mtkd_dist.stages.details import FOLDER, STRIPS, most_different_photos, write_details
 from mtkd_dist.stages.manifest import Manifest
 from mtkd_dist.stages.run import Run
-from mtkd_dist.stages.scores import About, Row, mean_rows
+from mtkd_dist.stages.scores import About, Row, band_rows, mean_rows
 from mtkd_dist.stages.students import student_titles
 from mtkd_dist.stages.teachers import ReadyTeachers
 
-DETAILS_PER_SET = 2
-"""Photographs of each set that get a sample grid."""
+BANDS = "evaluate/error_bands.json"
+"""In the output folder: the spectrum of each model's error on each set."""
 
 
 def run_evaluate(run: Run, teachers: ReadyTeachers, aggregator: Path | None, student: Path) -> list[Row]:
@@ -63,12 +63,14 @@ def run_evaluate(run: Run, teachers: ReadyTeachers, aggregator: Path | None, stu
     aggregate = [Merged(AGGREGATE, teachers.files, aggregator)] if aggregator is not None else []
     ours = [TeacherFile(title, file, None) for title, file in students.items()]
     job = EvaluateJob(run.config.scale, (*teachers.files, *mean, *aggregate, *ours))
-    scored = list(_score_all(run, job))
+    scored = most_different_photos(_score_all(run, job), len(run.sets))
     rows = mean_rows(scored, _about(run, teachers, aggregate, students))
-    grids = _write_grids(run, scored)
+    _remove_pictures(run, old)
+    files = [run.output / "scores.json", run.output / BANDS, *write_details(run.output, scored)]
     manifest.write_json(run.output / "scores.json", rows)
+    manifest.write_json(run.output / BANDS, band_rows(scored))
     run.seconds["evaluate"] = time.monotonic() - began
-    outputs = [path.relative_to(run.output).as_posix() for path in [run.output / "scores.json", *grids]]
+    outputs = [path.relative_to(run.output).as_posix() for path in files]
     manifest.write(
         folder,
         Manifest(
@@ -81,14 +83,14 @@ def run_evaluate(run: Run, teachers: ReadyTeachers, aggregator: Path | None, stu
         ),
     )
     _share_scores(run, teachers, list(students), rows)
-    _track(run, rows, grids)
+    _track(run, rows, [file for file in files if file.parent.name == STRIPS])
     return rows
 
 
 def _score_all(run: Run, job: EvaluateJob) -> Iterator[Scored]:
     """Every photograph of every set once."""
     photos = [
-        StoredPhoto(name, store.folder, i, store.scale, with_details=i < DETAILS_PER_SET)
+        StoredPhoto(name, store.folder, i, store.scale, with_details=True)
         for name, store in run.sets.items()
         for i in range(len(store))
     ]
@@ -112,15 +114,11 @@ def _about(
     }
 
 
-def _write_grids(run: Run, scored: list[Scored]) -> list[Path]:
-    """LR, every model and HR side by side, for the photographs that brought details."""
-    (run.output / "samples").mkdir(exist_ok=True)
-    grids: list[Path] = []
-    for photo in scored:
-        if photo.details:
-            grids.append(run.output / "samples" / f"{photo.set}-{Path(photo.image).stem}.png")
-            sample_grid(photo.details, grids[-1])
-    return grids
+def _remove_pictures(run: Run, old: Manifest | None) -> None:
+    """Those of an earlier evaluation, which may be of other photographs."""
+    for path in old.outputs if old is not None else ():
+        if path.startswith((f"{STRIPS}/", f"{FOLDER}/")):
+            (run.output / path).unlink(missing_ok=True)
 
 
 def _share_scores(run: Run, teachers: ReadyTeachers, students: list[str], rows: list[Row]) -> None:
@@ -134,11 +132,11 @@ def _share_scores(run: Run, teachers: ReadyTeachers, students: list[str], rows: 
             manifest.write(run.output / stage, dataclasses.replace(own, scores=scores))
 
 
-def _track(run: Run, rows: list[Row], grids: list[Path]) -> None:
+def _track(run: Run, rows: list[Row], strips: list[Path]) -> None:
     tracked = run.tracker.stage("evaluate")
     tracked.metrics(
         {f"{metric}/{row['set']}/{row['model']}": row[metric] for row in rows for metric in ("psnr_y", "ssim_y")}
     )
-    for grid in grids:
-        tracked.image(grid, grid.stem)
+    for strip in strips:
+        tracked.image(strip, strip.stem)
     tracked.finish()

@@ -31,12 +31,28 @@ def folder_for(folder: Path, inputs: Mapping[str, Any]) -> Path:
     return folder / f"checkpoints-{manifest.fingerprint(inputs)}"
 
 
+def history_of(checkpoints: Path) -> Path:
+    """The file of the course of the training whose checkpoints lie in this folder, beside it: it outlives them."""
+    return checkpoints.with_name(f"{checkpoints.name.replace('checkpoints', 'course')}.jsonl")
+
+
 def begin(folder: Path, inputs: Mapping[str, Any]) -> Path:
     """Make the folder of the checkpoints and write down what they depend on; returns it."""
     checkpoints = folder_for(folder, inputs)
     checkpoints.mkdir(parents=True, exist_ok=True)
     write_json(checkpoints / INPUTS, dict(inputs))
     return checkpoints
+
+
+def begun(folder: Path, finished: Manifest | None) -> tuple[Path, dict[str, Any]] | None:
+    """Checkpoints and inputs of the training in `folder` that was begun last and is not `finished`; None: all are."""
+    found = [(checkpoints, _inputs(checkpoints)) for checkpoints in folder.glob("checkpoints-*")]
+    unfinished = [
+        (checkpoints, inputs)
+        for checkpoints, inputs in found
+        if inputs is not None and (finished is None or not _within(inputs, finished.inputs))
+    ]
+    return max(unfinished, key=lambda one: (one[0] / INPUTS).stat().st_mtime, default=None)
 
 
 def check_unchanged(

@@ -1,4 +1,4 @@
-"""From the scores of single photographs to the rows of scores.json."""
+"""From the scores of single photographs to the rows of scores.json, and the same of the spectra of errors."""
 
 from __future__ import annotations
 
@@ -39,6 +39,23 @@ def mean_rows(scored: Sequence[Scored], about: Mapping[str, About]) -> list[Row]
             row = {"model": model, "role": about[model].role, "set": name, "scale": scale}
             rows.append(row | means | {"params": about[model].params})
     return rows
+
+
+def band_rows(scored: Sequence[Scored]) -> list[Row]:
+    """One row for each model, set and scale: `model`, `set`, `scale`, and `bands`, means over the photographs."""
+    groups: dict[tuple[str, int, str], list[Mapping[str, float]]] = {}
+    for photo in scored:
+        for model, bands in photo.bands.items():
+            groups.setdefault((photo.set, photo.scale, model), []).append(bands)
+    return [
+        {
+            "model": model,
+            "set": name,
+            "scale": scale,
+            "bands": {band: round(float(np.mean([one[band] for one in of])), 5) for band in of[0]},
+        }
+        for (name, scale, model), of in groups.items()
+    ]
 
 
 def digits_of(metric: str) -> int:

@@ -18,6 +18,7 @@ from mtkd_dist.pools.placement import Layout
 from mtkd_dist.pools.render import RenderedTeachers
 from mtkd_dist.pools.split import Costs
 from mtkd_dist.pools.teacher_worker import TeacherFile, TeacherJob
+from mtkd_dist.report.history import History
 from mtkd_dist.report.limits import Cached, judge, sentence
 from mtkd_dist.report.progress import Progress
 from mtkd_dist.stages import half_done, manifest
@@ -178,6 +179,7 @@ def train_stage(run: Run, training: Training, write: Callable[[dict[str, Tensor]
     for stale in folder.glob("checkpoints-*"):
         if stale != checkpoints:
             shutil.rmtree(stale)
+            half_done.history_of(stale).unlink(missing_ok=True)
 
 
 def jobs_of(run: Run, training: Training, layout: Layout) -> tuple[StudentJob, TeacherJob | None]:
@@ -239,8 +241,11 @@ def _train(run: Run, training: Training, checkpoints: Path) -> tuple[dict[str, T
     validation = validation_of(run, training, student, checkpoints)
     tracked = run.tracker.stage(training.stage)
     tracked.params({"network": networks, "layout": str(layout)} | dataclasses.asdict(job_config))
-    with Progress(run.console, training.stage, job_config.steps) as progress:
-        course = Course(training.stage, layout, student, config.link, progress, tracked, run.say)
+    with (
+        Progress(run.console, training.stage, job_config.steps) as progress,
+        History(half_done.history_of(checkpoints), job_config.steps, run.say) as history,
+    ):
+        course = Course(training.stage, layout, student, config.link, progress, tracked, history, run.say)
         weights = run_training(student, teacher, layout, config.link, checkpoints, course.update, validation)
     summary = course.summary()
     ran = course.ran(devices_of(run))
