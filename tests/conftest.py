@@ -57,6 +57,16 @@ def ray_cluster() -> Iterator[None]:
     ray.shutdown()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--screenshots", type=Path, metavar="DIR", help="keep what tests photograph of pages in DIR")
+
+
+@pytest.fixture
+def screenshots(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """Folder for pictures of pages: that of `--screenshots`, or one that pytest keeps for a while."""
+    return request.config.getoption("--screenshots") or tmp_path
+
+
 @pytest.fixture
 def objects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Objects]]:
     """An empty object store at `objects://`, and a cache of this machine that is empty too."""

@@ -16,6 +16,7 @@ import yaml
 from mtkd_dist import command, launch
 from mtkd_dist.models import digest_file, load_network, read_metadata
 from mtkd_dist.pools.cluster import sigterm_as_interrupt
+from mtkd_dist.stages.run_report import gather
 from tests.nets import TINY, TINY_AGGREGATOR, make_aggregator, train_teacher, write_photos
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -69,6 +70,9 @@ def test_the_output_folder_holds_all_that_the_readme_lists(launched: Launched) -
         "student.safetensors",
         "launch.log",
         "mlflow.db",
+        "report.html",
+        "environment.json",
+        "evaluate/error_bands.json",
     ):
         assert (launched.output / name).is_file(), name
     assert len(list((launched.output / "samples").glob("held-*.png"))) == 2
@@ -119,6 +123,24 @@ def test_both_pools_ran_as_asked_and_said_where_their_time_went(launched: Launch
     assert (
         "2 teacher workers (1 GPU each), 2 student workers (1 GPU each)" in mlflow_params(launched, "distil")["layout"]
     )
+
+
+def test_the_report_shows_all_that_was_trained_scored_and_looked_at(launched: Launched) -> None:
+    facts = gather(launched.output)
+    stages = {stage.name: stage for stage in facts.stages}
+    assert list(stages) == ["teachers/given", "teachers/trained", "aggregate", "distil", "evaluate"]
+    for name in ("teachers/trained", "aggregate", "distil"):
+        past = stages[name].past
+        assert [step for step, _ in past.curve("loss")] == [1, 2, 3, 4]
+        assert [step for step, _ in past.curve("validation_psnr_y")] == [2, 4]
+        assert past.steps[-1].pools.keys() == ({"students"} if "/" in name else {"students", "teachers"})
+    assert {row["model"] for row in facts.bands} == {row["model"] for row in facts.rows}
+    assert len(facts.details) == 2
+    assert list(facts.details[0]["panels"]) == ["LR", *(row["model"] for row in facts.rows), "HR"]
+    page = (launched.output / "report.html").read_text()
+    assert page.count('<article class="detail"') == 2
+    (artifact,) = (launched.output / "mlartifacts").rglob("report.html")
+    assert artifact.read_text() == page
 
 
 def test_every_training_was_validated_on_photographs_that_were_held_out(launched: Launched) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from mtkd_dist.report.history import read_history
+from mtkd_dist.report.history import Past, read_history
 from mtkd_dist.report.page.facts import Facts, Stage, Weights
 from mtkd_dist.report.page.render import render
 from mtkd_dist.stages import details, environment, half_done, manifest
@@ -55,12 +55,10 @@ def write_report(run: Path, file: Path) -> None:
 def gather(run: Path) -> Facts:
     """Errors: ValueError as `write_report`."""
     settings_text = _text(run / CONFIG)
-    settings = yaml.safe_load(settings_text) or {}
+    settings = _settings(run / CONFIG, settings_text)
     found = list(_stages(run, settings))
     if not found and not settings:
-        raise ValueError(
-            f"{run} holds no run: there is neither a {CONFIG} nor a stage; expected the output of a launch"
-        )
+        raise ValueError(f"{run}: there is neither a {CONFIG} nor a stage; expected the output folder of a launch")
     rows = _json(run / "scores.json", [])
     params = {row["model"]: row["params"] for row in rows}
     return Facts(
@@ -87,25 +85,28 @@ def _stages(run: Path, settings: dict[str, Any]) -> Iterator[tuple[Stage, Manife
     with contextlib.suppress(ValueError):  # of another version, which knew other networks
         named = [run / "teachers" / spec.name for spec in parse_teachers(settings.get("teachers", []))]
         teachers = named or teachers
-    for folder in [*teachers, *sorted(run.glob("answers/*")), run / "aggregate", run / "distil", run / "evaluate"]:
-        done = manifest.read(folder)
+    others = [run / name for name in ("answers/teachers", "aggregate", "answers/aggregate", "distil", "evaluate")]
+    for folder in [*teachers, *others]:
+        name, done = folder.relative_to(run).as_posix(), manifest.read(folder)
         half = half_done.begun(folder, done)
-        if done is None and half is None:
-            continue
-        inputs = half[1] if half is not None else done.inputs if done is not None else {}
-        course = half_done.history_of(half[0]) if half is not None else next(folder.glob("course-*"), folder / "none")
-        yield (
-            Stage(
-                name=folder.relative_to(run).as_posix(),
-                finished=half is None,
-                steps=inputs.get("training", {}).get("steps"),
-                seconds=done.seconds if done is not None and half is None else None,
-                past=read_history(course),
-                summary=done.summary if done is not None and half is None else {},
-                more_students=[name for name, *_ in inputs.get("more_students", [])] if folder.name == "distil" else [],
-            ),
-            done,
-        )
+        if half is not None:  # what may be finished is of other settings, and will be replaced
+            checkpoints, inputs = half
+            past = read_history(half_done.history_of(checkpoints))
+            yield Stage(name, False, _steps(inputs), past=past, more_students=_more_students(name, inputs)), None
+        elif done is not None:
+            course = next(folder.glob("course-*"), None)
+            past = read_history(course) if course is not None else Past()
+            more = _more_students(name, done.inputs)
+            yield Stage(name, True, _steps(done.inputs), done.seconds, past, done.summary, more), done
+
+
+def _steps(inputs: dict[str, Any]) -> int | None:
+    steps: int | None = inputs.get("training", {}).get("steps")
+    return steps
+
+
+def _more_students(stage: str, inputs: dict[str, Any]) -> list[str]:
+    return [name for name, *_ in inputs.get("more_students", [])] if stage == "distil" else []
 
 
 def _weights(done: Manifest, params: dict[str, int]) -> Iterator[Weights]:
@@ -119,10 +120,10 @@ def _weights(done: Manifest, params: dict[str, int]) -> Iterator[Weights]:
         path, digest = next(iter(done.outputs.items()))
         yield Weights("aggregator", "aggregator", network, None, done.summary.get("path", path), digest)
     elif done.stage == "distil":
-        networks = {MAIN: network} | {name: text for name, text, _ in done.inputs.get("more_students", [])}
+        networks = {MAIN: network} | {name: text for name, text, *_ in done.inputs.get("more_students", [])}
         for name, text in networks.items():
             path = f"{title_of(name)}.safetensors"
-            yield Weights(title_of(name), "student", text, params.get(title_of(name)), path, done.outputs[path])
+            yield Weights(title_of(name), "student", text, params.get(title_of(name)), path, done.outputs.get(path, ""))
 
 
 def _text(file: Path) -> str:

@@ -67,10 +67,11 @@ class Axis:
 
 
 def linear_ticks(low: float, high: float, count: int) -> list[float]:
-    """About `count` multiples of 1, 2 or 5 times a power of ten from `low` to `high`."""
+    """About `count` (4 or more) multiples of 1, 2 or 5 times a power of ten from `low` to `high`."""
     rough = (high - low) / count
     power = 10.0 ** math.floor(math.log10(rough))
-    step = power * next(m for m in (1, 2, 5, 10) if m * power >= rough * 0.999)
+    # Below half of the width, so that there are two at least.
+    step = power * next(m for m in (1, 2, 5, 10) if m * power >= 0.8 * rough)
     first = math.ceil(low / step - 1e-9)
     last = math.floor(high / step + 1e-9)
     return [round(n * step, 12) for n in range(first, last + 1)]

@@ -30,7 +30,6 @@ def looks(roles: Mapping[str, str]) -> dict[str, Look]:
     for model, role in roles.items():
         number = count[role] = count.get(role, -1) + 1
         colours = FAMILIES[role]
-        # The first of a role is a solid line; after all colours the dashes are shifted by one.
-        dash = DASHES[(number + number // len(colours)) % len(DASHES)]
-        found[model] = Look(colours[number % len(colours)], dash)
+        # The first of a role is a solid line. Of 5 colours and 6 dashes, no pair comes twice before the 31st.
+        found[model] = Look(colours[number % len(colours)], DASHES[number % len(DASHES)])
     return found

@@ -19,7 +19,7 @@ def data_uri(file: Path, quality: int | None = None) -> str:
     packed = io.BytesIO()
     with Image.open(file) as image:
         how: dict[str, Any] = {"lossless": True} if quality is None else {"quality": quality}
-        image.save(packed, "WEBP", method=6, **how)
+        image.save(packed, "WEBP", **how)
     return f"data:image/webp;base64,{base64.b64encode(packed.getvalue()).decode()}"
 
 
