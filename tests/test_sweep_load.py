@@ -127,6 +127,7 @@ def test_a_mistake_among_the_flags_names_the_key_the_value_and_what_is_allowed(
         ("launch: {distil: {stesp: 1}}", ["sweep.yaml", "launch.distil.stesp", "Did you mean 'launch.distil.steps'"]),
         ("launch: {distil: 5}", ["sweep.yaml", "launch.distil", "5", "group of keys"]),
         ("launch:", ["sweep.yaml", "launch", "None", "group of keys"]),
+        ("search: {seed: {choice: [1]}, seed: {choice: [2]}}", ["sweep.yaml", "seed is there twice", "line 1"]),
         ("asha: {grace_steps: null}", ["sweep.yaml", "asha.grace_steps", "int"]),
         ("search:", ["sweep.yaml", "search", "no value", "mapping"]),
         ("trial: {gpus: much}", ["trial.gpus", "much", "float"]),

@@ -247,7 +247,7 @@ def _file_values(argv: Sequence[str], keys: Mapping[str, Any]) -> dict[str, Any]
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text())
+        values = yaml.load(path.read_text(), _EachKeyOnce)
     except OSError as error:
         raise ConfigError(f"config: cannot read {path}: {error.strerror}.") from None
     except yaml.YAMLError as error:
@@ -255,6 +255,19 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ConfigError(f"config: {path} holds {type(values).__name__}, expected a mapping of keys to values.")
     return values
+
+
+class _EachKeyOnce(yaml.SafeLoader):
+    """YAML's own would take the last of two values for one key, and say nothing of the other."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names: set[str] = set()
+        for key, _ in node.value:
+            name = str(key.value)
+            if name in names and name != "<<":
+                raise yaml.constructor.ConstructorError(problem=f"{name} is there twice", problem_mark=key.start_mark)
+            names.add(name)
+        return super().construct_mapping(node, deep)
 
 
 def _refuse_wrong_keys(values: Mapping[Any, Any], where: str, known: Mapping[str, Any], prefix: str = "") -> None:
