@@ -87,7 +87,7 @@ class OneOfMany(OwnTeacher):
 
 @ray.remote(num_cpus=0, max_concurrency=1000)
 class ManyStudents:
-    """Many ranks in one process; each takes its slots of every step, two steps ahead, and waits `seconds`."""
+    """Many ranks in one process; each takes its slots of every step as a `LinkSource` does, and waits `seconds`."""
 
     async def run(
         self, links: list[Any], ranks: list[tuple[int, int]], slots_each: int, steps: range, seconds: float
@@ -96,22 +96,17 @@ class ManyStudents:
         await asyncio.gather(*(self._rank(links, of, rank, slots_each, steps, seconds) for rank, of in ranks))
 
     async def _rank(self, links: list[Any], of: int, rank: int, slots_each: int, steps: range, seconds: float) -> None:
-        slots = list(range(rank * slots_each, (rank + 1) * slots_each))
-        ahead = {step: self._take(links[of], slots, step) for step in steps[:2]}
+        slots = [list(range(rank * slots_each, (rank + 1) * slots_each)) if i == of else [] for i in range(len(links))]
+
+        def ask(step: int) -> list[Any]:
+            return [link.take.remote(1, rank, step, own) for link, own in zip(links, slots, strict=True)]
+
+        asked = ask(steps.start)
         for step in steps:
-            await ahead.pop(step)
-            if step + 2 in steps:
-                ahead[step + 2] = self._take(links[of], slots, step + 2)
+            await asyncio.gather(*(await asked[of]))
+            asked = ask(step + 1)
             if seconds:
                 await asyncio.sleep(seconds)
-            for link in links:
-                link.acknowledge.remote(1, rank, step)
-
-    def _take(self, link: Any, slots: list[int], step: int) -> asyncio.Task[None]:
-        async def taken() -> None:
-            await asyncio.gather(*await link.take.remote(1, step, slots))
-
-        return asyncio.get_running_loop().create_task(taken())
 
 
 @contextmanager

@@ -164,9 +164,6 @@ class RenderedSource:
         lr, hr = (unpack([np.stack(images)], self._device) for images in zip(*pairs, strict=True))
         return Batch(lr, hr, signals)
 
-    def done(self, step: int) -> None:
-        pass
-
 
 def open_bench(shared: Path, folder: Path) -> Bench:
     """Photographs of BSDS500 to learn from, Set5 and Kodak24 to score on; decoded once."""

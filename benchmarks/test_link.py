@@ -71,7 +71,6 @@ def train(links: list[Any], steps: int, step_seconds: float, at: dict[int, Calla
         if step in at:
             at[step]()
         time.sleep(step_seconds)
-        source.done(step)
         ready = time.perf_counter()
     return waits
 
@@ -95,7 +94,6 @@ def test_cost_of_a_batch(table: Table, teachers: Callable[..., dict[str, Any]]) 
         for step in range(steps):
             began = time.perf_counter()
             source.fetch(step)
-            source.done(step)
             linked.append(time.perf_counter() - began)
     with_link, without = (1e3 * statistics.median(times[first:]) for times in (linked, alone))
     table.add(
@@ -148,9 +146,8 @@ def test_throughput(table: Table, teachers: Callable[..., dict[str, Any]], limit
     with links_of(workers, steps, SLOTS) as links:
         times = []
         source = source_of(links)
-        for step, _ in Prefetcher(source, 0, steps):
+        for _ in Prefetcher(source, 0, steps):
             time.sleep(step_seconds)
-            source.done(step)
             times.append(time.perf_counter())
     best = min(len(workers) / (SLOTS * teacher_seconds), 1 / step_seconds)
     rate = (steps - 11) / (times[-1] - times[10])

@@ -125,7 +125,6 @@ def test_link_alone(bench: Bench, table: Table) -> None:
 
         def fetch(step: int) -> None:
             source.fetch(step)
-            source.done(step)
 
         milliseconds(fetch, 0, 20)
         per_batch = milliseconds(fetch, 20, 120)

@@ -68,7 +68,6 @@ def main(folder: Path) -> None:
             began = time.monotonic()
             batch = source.fetch(step)
             waits.append(time.monotonic() - began)
-            source.done(step)
             expected = np.concatenate([honest.answer(step, slot)[1]["signals"]["teachers"] for slot in (0, 1)])
             assert np.array_equal(batch.signals["teachers"].numpy(), expected), step
         print(f"{max(waits[LOST_AT:]):.1f} s, {count.unreadable} times unreadable")

@@ -59,12 +59,18 @@ def good(step: int, slot: int) -> dict[str, Any]:
 def start_link(
     teachers: dict[str, Teacher], said: list[str] | None = None, max_bytes: int = 1000, **config: Any
 ) -> tuple[Link, asyncio.Task[None]]:
+    settings = LinkConfig(**config)
     link = Link(
         LinkState(
-            plan=PLAN, steps=4, slots=range(2), window_steps=2, max_bytes=max_bytes, patience=Patience(hang_seconds=60)
+            plan=PLAN,
+            steps=4,
+            slots=range(2),
+            window_steps=2,
+            max_bytes=max_bytes,
+            patience=Patience(settings.hang_seconds),
         ),
         dict(teachers),  # type: ignore[arg-type]
-        LinkConfig(**config),
+        settings,
         lambda step, slot: f"photo {step}.{slot}",
         (said if said is not None else []).append,
     )
@@ -74,13 +80,14 @@ def start_link(
 def run(
     teachers: dict[str, Teacher], step: int = 0, said: list[str] | None = None, **config: Any
 ) -> tuple[list[Any], dict[str, Any]]:
-    """What a student gets for both slots of `step`, and the link's numbers then."""
+    """What a student that takes one step after the other gets for both slots of `step`, and the link's numbers then."""
 
     async def student() -> tuple[list[Any], dict[str, Any]]:
         link, running = start_link(teachers, said, **config)
         await link.attach(1, 0, 1, 0, PLAN)
         try:
-            return await link.take(1, step, [0, 1]), await link.stats()
+            answers = [await link.take(1, 0, one, [0, 1]) for one in range(step + 1)]
+            return answers[-1], await link.stats()
         finally:
             running.cancel()
 
@@ -133,8 +140,8 @@ def test_a_worker_that_fails_at_everything_is_started_again_and_the_others_do_it
         raise RuntimeError("the GPU has fallen off the bus")
 
     bad = Teacher(broken)
-    answers, stats = run({"bad": bad, "good": Teacher(good)}, step=1)
-    assert answers == ["answer 1 0", "answer 1 1"]
+    answers, stats = run({"bad": bad, "good": Teacher(good)}, step=3)
+    assert answers == ["answer 3 0", "answer 3 1"]
     assert bad.kills == stats["lost_workers"] > 0
 
 
@@ -157,9 +164,17 @@ class Silent(Teacher):
 
 
 def test_a_student_that_starves_is_told_what_was_going_on() -> None:
-    match = r"no answer for step 1, nor any other, within 0\.2 s: of 1 teacher workers 1 are alive.*2 answers are ready"
+    match = r"no answer for step 1, nor any other, within 0\.2 s: of 1 teacher workers 1 are alive.*2 leases are out"
     with pytest.raises(LinkError, match=match):
         run({"a": Silent(step=1)}, step=1, starved_seconds=0.2)
+
+
+def test_a_slot_over_which_three_workers_hang_is_told_with_the_setting_that_calls_it_so() -> None:
+    silent = Silent(step=0)
+    match = r"3 teacher workers died at step 0.*3 of them were killed because .* link\.hang_seconds \(0\.02;"
+    with pytest.raises(LinkError, match=match):
+        run({"a": silent}, hang_seconds=0.02)
+    assert silent.kills == 3
 
 
 def test_without_any_worker_a_student_starves() -> None:
@@ -174,21 +189,37 @@ def test_answers_that_keep_arriving_are_no_starvation_however_long_they_take_tog
 
 @pytest.mark.parametrize(("asked", "max_bytes"), [(2, 1000), (1, 100)], ids=["window", "credits"])
 def test_students_that_hold_themselves_back_do_not_starve(asked: int, max_bytes: int) -> None:
-    """One is at its optimizer step, or writes a checkpoint, while its prefetcher asks for more."""
+    """A rank writes a checkpoint, or validates, while the others ask for more."""
 
-    async def student() -> list[Any]:
+    async def students() -> list[Any]:
         link, running = start_link({"a": Teacher(good)}, max_bytes=max_bytes, starved_seconds=0.1)
-        await link.attach(1, 0, 1, 0, PLAN)
-        taking = asyncio.create_task(link.take(1, asked, [0, 1]))
+        for rank in (0, 1):
+            await link.attach(1, rank, 2, 0, PLAN)
+        taking = asyncio.create_task(link.take(1, 0, asked, [0]))
         await asyncio.sleep(0.5)
         assert not taking.done()
-        await link.acknowledge(1, 0, asked - 1)
+        later = asyncio.create_task(link.take(1, 1, asked, [1]))
         try:
-            return await taking
+            return await taking + await later
         finally:
             running.cancel()
 
-    assert asyncio.run(student()) == [f"answer {asked} 0", f"answer {asked} 1"]
+    assert asyncio.run(students()) == [f"answer {asked} 0", f"answer {asked} 1"]
+
+
+def test_who_asks_for_a_step_has_read_all_before_it_and_their_answers_are_let_go() -> None:
+    async def student() -> list[set[int]]:
+        link, running = start_link({"a": Teacher(good)})
+        await link.attach(1, 0, 1, 0, PLAN)
+        kept = []
+        for step in (0, 1, 2):
+            await link.take(1, 0, step, [0, 1])
+            kept.append({step for step, _ in link._answers})
+        running.cancel()
+        return kept
+
+    for step, kept in enumerate(asyncio.run(student())):
+        assert min(kept) == step
 
 
 def test_a_worker_that_ray_gives_up_is_told_of() -> None:

@@ -117,7 +117,6 @@ class Bench:
             assert torch.equal(batch.lr, lr)
             teachers = torch.cat([torch.from_numpy(answer["signals"]["teachers"]) for answer in expected])
             assert torch.equal(batch.signals["teachers"], teachers)
-            source.done(step)
         after = self.stats()
         return {name: after[name] - before[name] for name in ("lost_workers", "hedged", "released")}
 
@@ -194,7 +193,6 @@ def test_a_teacher_that_hangs_is_started_again(bench: Bench) -> None:
     while bench.stats()["lost_workers"] == before and time.monotonic() < deadline:
         if step < STEPS:
             source.fetch(step)
-            source.done(step)
             step += 1
         time.sleep(0.2)
     assert bench.stats()["lost_workers"] > before
@@ -229,7 +227,6 @@ def test_a_student_goes_on_with_the_link_that_takes_the_place_of_a_dead_one(benc
         batch = source.fetch(step)
         expected = bench.honest.answer(step, 0)[1]["signals"]["teachers"]
         assert torch.equal(batch.signals["teachers"][:2], torch.from_numpy(expected))
-        source.done(step)
     notes = [record["note"] for record in ray.get(bench.board.read.remote(0))]  # type: ignore[attr-defined]
     assert any("the link died" in note for note in notes)
 
@@ -352,6 +349,3 @@ class _InProcess:
             hr=joined([a["hr"] for a in answers]),
             signals={name: joined([a["signals"][name] for a in answers]) for name in answers[0]["signals"]},
         )
-
-    def done(self, step: int) -> None:
-        pass

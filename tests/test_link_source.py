@@ -45,7 +45,7 @@ def test_a_link_that_does_not_speak_at_all_is_given_up_with_words(monkeypatch: p
 def test_a_batch_that_is_long_in_coming_is_waited_for_while_the_link_speaks(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
 
-    def take(attempt: int, step: int, slots: list[int]) -> list[Any]:
+    def take(attempt: int, rank: int, step: int, slots: list[int]) -> list[Any]:
         asked.append(step)
         return late() if len(asked) < 4 else [lambda: "answer"]
 
@@ -64,7 +64,7 @@ class Story:
 
     def __getattr__(self, name: str) -> Any:
         def remote(*args: Any) -> Callable[[], Any]:
-            step = args[3] if name == "attach" else args[1]
+            step = args[{"attach": 3, "take": 2, "lost": 1}[name]]
             self.told.append(f"{name} {step}")
             return lambda: self._taken(step) if name == "take" else None
 
@@ -85,6 +85,7 @@ def tell(monkeypatch: pytest.MonkeyPatch, *links: Story) -> LinkSource:
     found = iter(links)
     source._find_links = lambda: [next(found)]
     monkeypatch.setattr(source_module, "POLL_SECONDS", 0.0)
+    monkeypatch.setattr(source_module, "batch_of", lambda answers, device, channels_last: answers)
     monkeypatch.setattr(source_module, "_is_readable", lambda ref: False)
     return source
 
@@ -101,31 +102,49 @@ def fails(*errors: Exception | None) -> Callable[[int], Any]:
     return answer
 
 
-def test_the_next_step_is_asked_for_before_the_answers_of_this_one_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_next_step_is_asked_for_as_soon_as_this_one_is_read_and_not_before(monkeypatch: pytest.MonkeyPatch) -> None:
     link = Story(fails())
     source = tell(monkeypatch, link)
-    assert [source._take(step) for step in (0, 1)] == [["answer 0"], ["answer 1"]]
-    assert link.told == ["attach 0", "take 0", "take 1", "read 0", "take 2", "read 1"]
+    assert [source.fetch(step) for step in (0, 1)] == [["answer 0"], ["answer 1"]]
+    assert link.told == ["attach 0", "take 0", "read 0", "take 1", "read 1", "take 2"]
 
 
-def test_answers_that_cannot_be_read_are_asked_for_again_with_what_was_asked_ahead(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_answers_that_cannot_be_read_are_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
     link = Story(fails(ObjectLostError("", None, "")))
     source = tell(monkeypatch, link)
-    assert source._take(0) == ["answer 0"]
-    assert link.told == ["attach 0", "take 0", "take 1", "read 0", "lost 0", "take 0", "take 1", "read 0"]
+    assert source.fetch(0) == ["answer 0"]
+    assert link.told == ["attach 0", "take 0", "read 0", "lost 0", "take 0", "read 0", "take 1"]
+
+
+def test_answers_that_come_just_after_the_patience_is_over_are_read_and_not_made_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    link = Story(fails(GetTimeoutError("late")))
+    source = tell(monkeypatch, link)
+    monkeypatch.setattr(source_module, "_is_readable", lambda ref: True)
+    assert source.fetch(0) == ["answer 0"]
+    assert "lost 0" not in link.told
+
+
+def test_answers_that_can_never_be_read_end_the_run_with_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(step: int) -> str:
+        raise GetTimeoutError("late")
+
+    link = Story(never)
+    with pytest.raises(LinkError, match=r"step 0, slots \[0\], could not be read 6 times in a row.*object store"):
+        tell(monkeypatch, link).fetch(0)
+    assert link.told.count("lost 0") == 5
 
 
 def test_what_a_dead_link_was_asked_ahead_is_asked_of_its_successor(monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = Story(fails(), take=fails(None, ActorDiedError())), Story(fails())
     source = tell(monkeypatch, first, second)
-    assert [source._take(step) for step in (0, 1)] == [["answer 0"], ["answer 1"]]
-    assert second.told == ["attach 1", "take 1", "take 2", "read 1"]
+    assert [source.fetch(step) for step in (0, 1)] == [["answer 0"], ["answer 1"]]
+    assert second.told == ["attach 1", "take 1", "read 1", "take 2"]
 
 
 def test_an_error_of_a_step_that_was_asked_ahead_is_raised_for_that_step(monkeypatch: pytest.MonkeyPatch) -> None:
     source = tell(monkeypatch, Story(fails(), take=fails(None, LinkError("of step 1"))))
-    assert source._take(0) == ["answer 0"]
+    assert source.fetch(0) == ["answer 0"]
     with pytest.raises(LinkError, match="of step 1"):
-        source._take(1)
+        source.fetch(1)

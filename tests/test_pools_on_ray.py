@@ -50,9 +50,9 @@ def attach(pool: TeacherPool, job: TeacherJob, attempt: int = 1) -> int:
 def test_an_answer_that_was_lost_with_its_node_is_made_again(job: TeacherJob) -> None:
     with start_pool(job, ONE_CPU, LinkConfig(slot_size=2)) as pool:
         attempt = attach(pool, job)
-        first = ray.get(pool.link.take.remote(attempt, 0, [0]))
+        first = ray.get(pool.link.take.remote(attempt, 0, 0, [0]))
         ray.get(pool.link.lost.remote(attempt, 0, [0]))
-        second = ray.get(pool.link.take.remote(attempt, 0, [0]))
+        second = ray.get(pool.link.take.remote(attempt, 0, 0, [0]))
         assert first != second
         np.testing.assert_array_equal(ray.get(first)[0]["hr"], ray.get(second)[0]["hr"])
 
@@ -62,7 +62,7 @@ def test_a_teacher_half_that_fails_ends_the_run_with_its_own_words(job: TeacherJ
     with start_pool(broken, ONE_CPU, LinkConfig(slot_size=2)) as pool:
         attempt = attach(pool, job)
         with pytest.raises(RayTaskError, match="the lamp is out"):
-            ray.get(pool.link.take.remote(attempt, 0, [0]))
+            ray.get(pool.link.take.remote(attempt, 0, 0, [0]))
 
 
 def test_a_teacher_file_that_cannot_be_loaded_is_named_before_students_start(job: TeacherJob, tmp_path: Path) -> None:

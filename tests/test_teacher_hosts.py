@@ -255,7 +255,7 @@ def test_a_trial_that_is_killed_takes_its_links_with_it_and_nothing_else(bench: 
         group_of_link = ray.get(link.__ray_call__.remote(lambda self: ray.util.get_current_placement_group()))
         assert group_of_link is None
         ray.get(link.attach.remote(1, 0, 1, 0, bench.teacher.plan.digest))
-        ray.get(link.take.remote(1, 0, [0]))
+        ray.get(link.take.remote(1, 0, 0, [0]))
         assert ray.get(trial.stats.remote())["workers"] == 1
         host = pid_of(bench.host)
         ray.kill(trial)
@@ -315,7 +315,6 @@ def test_a_slot_that_kills_the_host_is_skipped_in_its_own_training_and_costs_the
     with live_source(bench.shared, deadly, student, config) as source:
         its = source(1, share(student), CPU)
         assert len(its.fetch(0).lr) == 4
-        its.done(0)
         assert len(its.fetch(1).lr) == 2
     worker = TeacherWorker(bench.teacher)
     assert_equal(ray.get(running), train_with(AnsweredHere(share(student), worker, CPU), student, tmp_path / "alone"))
@@ -329,15 +328,12 @@ def test_a_host_that_hangs_over_one_training_is_started_again_for_all(bench: Ben
     with live_source(bench.shared, hanging, student, LinkConfig(slot_size=2, hang_seconds=3)) as source:
         its = source(1, share(student), CPU)
         its.fetch(0)
-        its.done(0)
         flag.touch()
         patient = LinkConfig(slot_size=2, hang_seconds=600)
         with live_source(bench.shared, bench.teacher, student, patient) as other:
             waiting = other(1, share(student), CPU)
             for step in range(1, 6):
                 assert len(its.fetch(step).lr) == len(waiting.fetch(step).lr) == 4
-                its.done(step)
-                waiting.done(step)
     assert not flag.exists()
 
 
@@ -353,7 +349,6 @@ def test_a_host_that_hangs_over_a_training_that_is_gone_is_started_again_for_the
         its = source(1, share(student), CPU)
         its.fetch(0)
         flag.touch()
-        its.done(0)
         wait_for(lambda: not flag.exists())
     patient = LinkConfig(slot_size=2, hang_seconds=600)
     with live_source(bench.shared, bench.teacher, student, patient) as other:

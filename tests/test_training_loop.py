@@ -163,9 +163,6 @@ class _Failing:
     def fetch(self, step: int) -> Batch:
         raise RuntimeError(f"no batch {step}")
 
-    def done(self, step: int) -> None:
-        pass
-
 
 def test_what_goes_wrong_while_prefetching_reaches_the_training_thread() -> None:
     with pytest.raises(RuntimeError, match="no batch 4"):

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -19,6 +20,7 @@ from mtkd_dist.pools.errors import root_cause
 from mtkd_dist.pools.evidence import MAX_FAILURES, MAX_LOSSES
 from mtkd_dist.pools.lease import Key, Lease
 from mtkd_dist.pools.link_state import MAX_FAILURES_IN_A_ROW, LinkState, WrongPlan
+from mtkd_dist.pools.patience import FIRST
 from mtkd_dist.pools.teacher_handle import TeacherHandle, UnknownLink
 
 logger = logging.getLogger(__name__)
@@ -37,7 +39,7 @@ class Link:
     """Args:
     state: decides; see `LinkState`.
     workers: by name; each joins once it has loaded.
-    config: `starved_seconds` and `on_deadly`.
+    config: `starved_seconds`, `on_deadly`, and for words `hang_seconds`.
     describe: (step, slot) -> its photographs in words.
     say: takes a sentence for the screen.
     """
@@ -62,6 +64,8 @@ class Link:
         self._clock = TeacherClock()
         self._lost_workers = 0
         self._last_words: dict[Key, str] = {}
+        self._hung: Counter[Key] = Counter()
+        """Workers that were killed because they hung, at keys without an answer."""
         self._started = False
         self._moved = 0.0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -86,14 +90,20 @@ class Link:
         self._wake()  # those of an earlier attempt
         self._pump()
 
-    async def take(self, attempt: int, step: int, slots: list[int]) -> list[Any]:
+    async def take(self, attempt: int, rank: int, step: int, slots: list[int]) -> list[Any]:
         """References to the answers of `slots`, in this order, as soon as all are there; None for one that is skipped.
+
+        A rank that asks for a step has read all before it: what no rank needs any more is freed. To say so in a call
+        of its own would cost the link as much again as this one.
 
         Errors: StaleAttempt for students of an earlier attempt; LinkError when a teacher half failed, when no teacher
         is left, or when the teachers owe an answer and nothing has moved for `starved_seconds`.
         """
         keys = [(step, slot) for slot in slots]
-        asked = time.monotonic()
+        self._moved = asked = time.monotonic()
+        for key in self._state.acknowledge(attempt, rank, step - 1):
+            self._answers.pop(key, None)
+        self._pump()
         while True:
             self._state.check(attempt)
             if self._error is not None:
@@ -107,7 +117,7 @@ class Link:
                     await self._arrivals.setdefault(missing, asyncio.Event()).wait()
             except TimeoutError:
                 if not self._state.is_owed(missing):
-                    asked = time.monotonic()  # the students hold themselves back: a long step, or a checkpoint
+                    asked = time.monotonic()  # the students hold themselves back: another rank is behind
                 elif time.monotonic() >= max(asked, self._moved) + self._config.starved_seconds:
                     raise LinkError(self._starved(step)) from None
 
@@ -118,13 +128,6 @@ class Link:
     async def lost(self, attempt: int, step: int, slots: list[int]) -> None:
         """A student could not read the answers that it took; they are made again."""
         for key in self._state.lose_answers(attempt, [(step, slot) for slot in slots]):
-            self._answers.pop(key, None)
-        self._pump()
-
-    async def acknowledge(self, attempt: int, rank: int, step: int) -> None:
-        """`rank` has done the optimizer step: what no student needs any more is freed."""
-        self._moved = time.monotonic()
-        for key in self._state.acknowledge(attempt, rank, step):
             self._answers.pop(key, None)
         self._pump()
 
@@ -192,6 +195,7 @@ class Link:
             if self._state.answered(lease, meta["bytes"], now):
                 self._answers[lease.key] = answer_ref
                 self._last_words.pop(lease.key, None)
+                self._hung.pop(lease.key, None)
                 self._arrived(lease.key)
         self._pump()
 
@@ -215,9 +219,8 @@ class Link:
             step, slot = key
             if self._state.died_of(key):
                 why = (
-                    f"{MAX_LOSSES} teacher workers died at step {step}, slot {slot} ({self._photographs(key)}); out of "
-                    "memory? A smaller patch or link.slot_size needs less (the stage then begins anew: --on-change "
-                    "restart); the log has their last words"
+                    f"{MAX_LOSSES} teacher workers died at step {step}, slot {slot} ({self._photographs(key)}); "
+                    f"{self._cause(key)}; the log has their last words"
                 )
             else:
                 why = f"{self._last_words.pop(key)} (tried {MAX_FAILURES} times)"
@@ -227,6 +230,19 @@ class Link:
                 self._state.skip(key)
                 self._arrived(key)
                 self._say(f"skipped step {step}, slot {slot}: {self._photographs(key)}, because {why}")
+
+    def _cause(self, key: Key) -> str:
+        """What workers may have died of."""
+        if hung := self._hung.pop(key, 0):
+            return (
+                f"{hung} of them were killed because they said nothing for link.hang_seconds "
+                f"({self._config.hang_seconds:g}; {FIRST:g} times that for a first answer): raise it, if the teachers "
+                "are merely so slow"
+            )
+        return (
+            "out of memory? A smaller patch or link.slot_size needs less (the stage then begins anew: --on-change "
+            "restart)"
+        )
 
     def _photographs(self, key: Key) -> str:
         try:
@@ -276,6 +292,7 @@ class Link:
             for worker in self._state.tick(time.monotonic()):
                 logger.warning("teacher worker %s hangs: it is killed and started again", worker)
                 self._workers[worker].kill()
+                self._hung.update(self._state.in_hand(worker))
                 self._lose(worker, blame=True)
             self._pump()
             if not self._state.calls:

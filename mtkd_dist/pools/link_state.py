@@ -1,7 +1,7 @@
 """The decisions of the link: which worker gets which key, and how much may be in flight. Pure: no clock, no Ray.
 
 A key is (step, slot) of one plan. The link works on a window of steps that starts at the oldest step which some student
-has not acknowledged. Inside the window the smallest key that is neither out, ready nor skipped goes to the worker with
+has not read. Inside the window the smallest key that is neither out, ready nor skipped goes to the worker with
 the fewest leases, while byte credits last:
 
     bytes of the leases at workers (estimated) + bytes ready + one more slot <= max_bytes
@@ -120,6 +120,10 @@ class LinkState:
         """A worker joins, or comes back. Errors: WrongPlan."""
         self._check_plan(plan, f"teacher worker {worker}")
         self._workers.setdefault(worker, WorkerLeases(heard=now))
+
+    def in_hand(self, worker: str) -> list[Key]:
+        """What a living worker is at."""
+        return [lease.key for lease in self._workers[worker].in_hand(self.concurrency)]
 
     def lose_worker(self, worker: str, blame: bool = True) -> list[Key]:
         """Forget a dead worker; the keys that become free are returned.
@@ -268,7 +272,7 @@ class LinkState:
             raise StaleAttempt(f"attempt {attempt} of the students was replaced by attempt {self._attempt}")
 
     def acknowledge(self, attempt: int, rank: int, step: int) -> list[Key]:
-        """`rank` has done the optimizer step `step`; returns the keys that no student needs any more.
+        """`rank` has read the answers of `step`; returns the keys that no student needs any more.
 
         Calls may arrive out of order: a later step speaks for the earlier ones. One that arrives before its rank has
         attached is dropped: the rank will say where it is.
@@ -280,7 +284,7 @@ class LinkState:
         return self._move_base()
 
     def is_owed(self, key: Key) -> bool:
-        """Whether the teachers are to answer `key` now; otherwise it waits for students to acknowledge steps."""
+        """Whether the teachers are to answer `key` now; otherwise it waits for students to read what is there."""
         in_window = key[0] < min(self.base + self.window_steps, self.steps)
         return key in self.leased or (in_window and (key[0] <= self.base or self._has_credit()))
 

@@ -28,9 +28,6 @@ class AnsweredHere:
         answers = [self._worker.answer(step, slot)[1] for slot in self.share.slots]
         return batch_of(answers, self._device, self._channels_last)
 
-    def done(self, step: int) -> None:
-        pass
-
 
 @contextlib.contextmanager
 def answered_here(

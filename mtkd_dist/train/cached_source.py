@@ -65,9 +65,6 @@ class CachedSource:
         signals = self._method.teach(crops, _RenderedCrops(self, samples))  # type: ignore[arg-type]
         return Batch(crops.lr, crops.hr, signals, crops.checks)
 
-    def done(self, step: int) -> None:
-        pass
-
     def teacher_images(self, samples: Sequence[Sample]) -> Tensor:
         """(B,N,3,H,W)"""
         crops = self._cut(self._rendered.teachers, samples)

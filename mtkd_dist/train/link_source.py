@@ -32,14 +32,16 @@ READ_SECONDS, READ_FACTOR = 2.0, 20.0
 made again."""
 FIRST_READ_SECONDS, READS_NEEDED = 60.0, 5
 """The same while fewer reads are known."""
+MOST_READS = 6
+"""Of one step, each with twice the patience of the one before, until it is given up."""
 UNREADABLE = (ObjectLostError, RayActorError, GetTimeoutError)
 
 
 class LinkSource:
     """Takes answers of the teacher pool from the links, as one rank of one attempt of the student group.
 
-    The links are asked for a step before the answers of the step before it are read, so that nobody waits for the
-    question to travel. What they say of it, errors too, counts when that step is fetched.
+    The links are asked for a step as soon as the batch before it is made, so that nobody waits for the question to
+    travel. What they say of it, errors too, counts when that step is fetched.
 
     Args:
         find_links: returns the handles of the `LinkActor`s as they are now. When one of them has died, they are asked
@@ -67,38 +69,43 @@ class LinkSource:
         self._device = device
         self._channels_last = channels_last
         self._links: list[Any] = []
-        self._ahead: dict[int, list[Any]] = {}
+        self._asked: dict[int, list[Any]] = {}
         self._read_seconds: deque[float] = deque(maxlen=50)
 
     def fetch(self, step: int) -> Batch:
-        return batch_of(self._take(step), self._device, self._channels_last)
-
-    def done(self, step: int) -> None:
-        # Nobody waits for this: a late acknowledgement only keeps its step in memory a little longer.
-        for link in self._links:
-            link.acknowledge.remote(self._attempt, self._rank, step)
+        batch = batch_of(self._take(step), self._device, self._channels_last)
+        # Not earlier: it says that the answers of this step are in the rank's own memory, and may be freed.
+        self._asked = {step + 1: self._ask(step + 1)}
+        return batch
 
     def _take(self, step: int) -> list[Answer]:
         dead_since: float | None = None
         patience = self._patience_seconds()
+        reads = 0
         while True:
             try:
                 if not self._links:
                     self._links = self._attach(step)
-                refs = self._ask(step)
-                self._ahead = {step + 1: self._call("take", step + 1, self.share.slots)}
-                answers, unreadable = self._read(refs, patience)
+                answers, unreadable = self._read(self._references(step), patience)
                 if not unreadable:
                     return answers
                 # The node that held them is gone, or does not answer: the teachers do it again.
+                reads += 1
+                if reads == MOST_READS:
+                    raise LinkError(
+                        f"the answers of step {step}, slots {unreadable}, could not be read {reads} times in a row, "
+                        f"the last time within {patience:g} s, although they were made anew each time: is the object "
+                        "store of this node full (ray memory says so), or the network between nodes down? The same "
+                        "command goes on from the newest checkpoint"
+                    )
                 logger.warning("step %d: the answers of slots %s cannot be read and are made again", step, unreadable)
                 patience *= 2
                 dead_since = None
-                # With them the links drop what the same workers made for later steps.
-                self._ahead = {}
-                _answers_of(self._links, self._call("lost", step, unreadable))
+                runs = self._by_link(unreadable)
+                lost = [link.lost.remote(self._attempt, step, run) for link, run in runs if run]
+                _answers_of(self._links, lost)
             except RayActorError as error:
-                self._links, self._ahead = [], {}
+                self._links, self._asked = [], {}
                 dead_since = dead_since or time.monotonic()
                 if time.monotonic() - dead_since > NEW_LINK_SECONDS:
                     raise LinkError(
@@ -114,9 +121,14 @@ class LinkSource:
         _answers_of(links, calls)
         return links
 
-    def _ask(self, step: int) -> dict[int, Any]:
-        """Slot -> reference, in order. Those that are left out are noted, and not in it."""
-        calls = self._ahead.pop(step, None) or self._call("take", step, self.share.slots)
+    def _ask(self, step: int) -> list[Any]:
+        """Where the links' answers will be. One that has no slot of this rank is told as well how far it is."""
+        runs = self._by_link(self.share.slots)
+        return [link.take.remote(self._attempt, self._rank, step, run) for link, run in runs]
+
+    def _references(self, step: int) -> dict[int, Any]:
+        """By slot, in order. Those that are left out are noted, and not in it."""
+        calls = self._asked.pop(step, None) or self._ask(step)
         taken = [ref for refs in _answers_of(self._links, calls) for ref in refs]
         refs = {slot: ref for slot, ref in zip(self.share.slots, taken, strict=True) if ref is not None}
         if not refs:
@@ -131,11 +143,9 @@ class LinkSource:
             self.share.skipped[step] = [slot for slot in self.share.slots if slot not in refs]
         return refs
 
-    def _call(self, method: str, step: int, slots: list[int]) -> list[Any]:
-        """Call every link that has some of `slots` with those; returns where their answers will be."""
-        runs = split_slots(slots, self.share.slots_per_step, len(self._links))
-        calls = zip(self._links, runs, strict=True)
-        return [getattr(link, method).remote(self._attempt, step, run) for link, run in calls if run]
+    def _by_link(self, slots: list[int]) -> list[tuple[Any, list[int]]]:
+        """Each link with those of `slots` that it has."""
+        return list(zip(self._links, split_slots(slots, self.share.slots_per_step, len(self._links)), strict=True))
 
     def _read(self, refs: dict[int, Any], patience: float) -> tuple[list[Answer], list[int]]:
         """The answers, or the slots of those that cannot be read."""
@@ -143,7 +153,9 @@ class LinkSource:
         try:
             answers = ray.get(list(refs.values()), timeout=patience)
         except UNREADABLE:
-            return [], [slot for slot, ref in refs.items() if not _is_readable(ref)]
+            if unreadable := [slot for slot, ref in refs.items() if not _is_readable(ref)]:
+                return [], unreadable
+            return self._read(refs, patience)  # the last of them has just come
         self._read_seconds.append(time.monotonic() - began)
         return answers, []
 

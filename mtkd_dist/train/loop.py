@@ -66,7 +66,6 @@ def train(
         learning_rate = state.learning_rate
         state.update(gradient_norm)
         consumed(step, batch.checks, source.share.skipped.get(step, ()))
-        source.done(step)
         records.add(step, learning_rate, losses, gradient_norm, batch)
         validates = due(state.step, config.validate_every, config.steps)
         saves = due(state.step, config.checkpoint_every, config.steps)

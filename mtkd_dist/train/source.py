@@ -83,10 +83,6 @@ class Source(Protocol):
         """This rank's share of a step; blocks until it is there."""
         ...
 
-    def done(self, step: int) -> None:
-        """The optimizer step is made; what belongs to it may be freed."""
-        ...
-
 
 class LocalSource:
     """Cuts LR and HR itself; for methods without a teacher half."""
@@ -101,9 +97,6 @@ class LocalSource:
         lr, hr = cut_slot(self._store, self.share.samples(step), self.share.plan.patch)
         lr_01, hr_01 = (unpack([images], self._device, self._channels_last) for images in (lr, hr))
         return Batch(lr=lr_01, hr=hr_01, signals={}, checks=checks_of(lr))
-
-    def done(self, step: int) -> None:
-        pass
 
 
 class Prefetcher:

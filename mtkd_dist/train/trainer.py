@@ -104,8 +104,8 @@ def run_training(
             fitting.result()
         except ray.train.TrainingFailedError as error:
             raise TrainingFailed(_first_failure(error)) from error
+        news.pass_on(on_update)  # of the last steps
         if judge is not None:
-            news.pass_on(on_update)
             wait_until_idle(judge, functools.partial(news.pass_on, on_update), functools.partial(news.say, on_update))
             if lost := news.unanswered():
                 steps = ", ".join(map(str, lost))
