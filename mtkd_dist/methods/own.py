@@ -77,12 +77,13 @@ def _class_of(source: str, file: str) -> Any:
     except Exception as error:
         told = f"{file}{where_in(error, file)}: {type(error).__name__}: {error}"
         raise ValueError(f"{told}; the file must run by itself") from error
-    found = [value for value in vars(module).values() if _is_method(value, module.__name__)]
+    found: list[Any] = [value for value in vars(module).values() if _is_method(value, module.__name__)]
     if len(found) != 1:
         names = ", ".join(kind.__name__ for kind in found) or "none"
         raise ValueError(f"{file} holds {names}; expected one class with {' and '.join(_HALVES)}, and no second one")
-    (kind,) = found
-    if not dataclasses.is_dataclass(kind) or not kind.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+    kind: Any = found[0]
+    dataclass_made = getattr(kind, "__dataclass_params__", None)
+    if dataclass_made is None or not dataclass_made.frozen:
         raise ValueError(f"{file}: {kind.__name__} must be a frozen dataclass (@dataclass(frozen=True))")
     if not hasattr(kind, "needs_teachers"):
         raise ValueError(f"{file}: {kind.__name__} must say needs_teachers: bool = True, or False")
