@@ -8,11 +8,15 @@ from pathlib import Path
 import pytest
 
 from mtkd_dist.config.load import ConfigError
-from mtkd_dist.export.publication import Publication, configuration, licence_note, metadata
+from mtkd_dist.export.publication import FAMILIES, Publication, configuration, licence_note, metadata
 from mtkd_dist.export.source import file_stem, read_source
-from mtkd_dist.models import aggregator_metadata, build_aggregator, save_network
+from mtkd_dist.models import aggregator_metadata, build_aggregator, network_names, save_network
 from tests.nets import TINY, TINY_AGGREGATOR, make_teacher
 from tests.runs import PHOTOS, TEACHERS, make_run
+
+
+def test_every_network_that_can_be_named_is_known_by_the_name_that_others_give_it() -> None:
+    assert FAMILIES.keys() == {*network_names()}
 
 
 def test_a_run_tells_configuration_scores_teachers_and_photographs(tmp_path: Path) -> None:

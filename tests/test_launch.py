@@ -14,6 +14,8 @@ import ray
 import yaml
 
 from mtkd_dist import command, launch
+from mtkd_dist.export import command as export
+from mtkd_dist.export.source import read_source
 from mtkd_dist.models import digest_file, load_network, read_metadata
 from mtkd_dist.pools.cluster import sigterm_as_interrupt
 from mtkd_dist.stages.run_report import gather
@@ -149,6 +151,18 @@ def test_every_training_was_validated_on_photographs_that_were_held_out(launched
         assert (validation["step"], validation["photos"]) == (4, 1)
         (best,) = (launched.output / stage).glob("checkpoints-*/best.safetensors")
         assert read_metadata(best)["step"] == str(validation["best_step"])
+
+
+def test_a_finished_run_is_exported_with_all_that_is_known_of_it(launched: Launched, tmp_path: Path) -> None:
+    assert export.main([str(launched.output), "--formats", "safetensors", "card", "--output", str(tmp_path)]) == 0
+    assert read_source(str(launched.output)).unknown == {}
+    told = read_metadata(tmp_path / "2x-run.safetensors")
+    assert list(json.loads(told["teachers"])) == ["given", "trained"]
+    assert json.loads(told["configuration"])["distil"]["steps"] == 4
+    assert [row["model"] for row in json.loads(told["scores"])] == ["student"]
+    model = json.loads((tmp_path / "2x-run.json").read_text())
+    assert (model["dataset"], model["trainingIterations"]) == ("train", 4)
+    assert model["datasetSize"] + 1 == 4  # one of them is held out
 
 
 def test_mlflow_has_a_parent_run_with_a_child_for_each_stage(launched: Launched) -> None:
