@@ -20,6 +20,8 @@ from mtkd_dist.pools.placement import PoolSize, Resources
 from mtkd_dist.pools.teacher_worker import digests_of
 from mtkd_dist.stages import manifest
 from mtkd_dist.stages.run import Run
+from mtkd_dist.stages.run_report import FILE as REPORT
+from mtkd_dist.stages.run_report import gather, write_report
 from mtkd_dist.stages.teachers import ReadyTeachers
 from mtkd_dist.tracking.tracker import Untracked
 from tests.nets import TINY, TINY_AGGREGATOR, make_store, make_teacher
@@ -78,6 +80,13 @@ def test_what_is_done_is_not_done_again(shared: Shared) -> None:
     again, _ = made(shared, "kd")
     assert again == cell
     assert {path: path.stat().st_mtime_ns for path in file.parent.rglob("*") if path.name != LOG} == written
+
+
+def test_a_cell_can_be_looked_at_like_a_run(shared: Shared) -> None:
+    _, file = made(shared, "scratch")
+    (distil,) = gather(file.parent).stages
+    assert (distil.name, distil.finished, distil.past.done) == ("distil", True, 3)
+    write_report(file.parent, file.parent / REPORT)
 
 
 def test_students_of_a_stream_end_as_each_would_alone(shared: Shared) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -151,6 +152,12 @@ def test_a_report_that_fails_is_a_warning_of_the_launch_and_not_its_end(tmp_path
 # In a browser
 
 
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    with browser() as started:
+        yield started
+
+
 def sections(chromium: Browser) -> list[str]:
     script = "return [...document.querySelectorAll('main h2')].map(h => h.checkVisibility() ? h.textContent : '')"
     return chromium.driver.execute_script(script)
@@ -184,42 +191,40 @@ def test_the_page_is_whole_on_a_desk_and_on_a_phone_in_both_themes(page: Path, s
             chromium.screenshot(screenshots / f"report-{theme}-{width}.png")
 
 
-def test_theme_zoom_and_comparison_need_no_script(page: Path, screenshots: Path) -> None:
-    with browser() as chromium:
-        chromium.driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
-        chromium.open(page)
-        look = chromium.driver.execute_script  # of the driver, not of the page
+def test_theme_zoom_and_comparison_need_no_script(chromium: Browser, page: Path, screenshots: Path) -> None:
+    chromium.driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
+    chromium.open(page)
+    look = chromium.driver.execute_script  # of the driver, not of the page
 
-        def style(selector: str, name: str, pseudo: str = "") -> str:
-            element = f"document.querySelector('{selector}')"
-            return look(f"return getComputedStyle({element}, '{pseudo}').getPropertyValue('{name}')")
+    def style(selector: str, name: str, pseudo: str = "") -> str:
+        element = f"document.querySelector('{selector}')"
+        return look(f"return getComputedStyle({element}, '{pseudo}').getPropertyValue('{name}')")
 
-        before = style("body", "background-color")
-        look("document.querySelector('#theme-dark').click()")
-        assert style("body", "background-color") != before
-        look("document.querySelector('#zoom-2').click()")
-        assert style(".crop", "width") == "288px"
-        assert style(".crop.model .picture", "opacity", "::after") == "0"
-        look("document.querySelector('.crop.model').focus()")
-        assert style(".crop.model .picture", "opacity", "::after") == "1"  # the truth, in the same place
-        look("document.querySelector('#show-errors').click(); document.activeElement.blur()")
-        assert style(".crop.model .picture", "mix-blend-mode", "::after") == "difference"
-        look("document.querySelector('#details').scrollIntoView({behavior: 'instant'})")
-        chromium.screenshot(screenshots / "report-errors.png")
-        assert chromium.faults() == []
+    before = style("body", "background-color")
+    look("document.querySelector('#theme-dark').click()")
+    assert style("body", "background-color") != before
+    look("document.querySelector('#zoom-2').click()")
+    assert style(".crop", "width") == "288px"
+    assert style(".crop.model .picture", "opacity", "::after") == "0"
+    look("document.querySelector('.crop.model').focus()")
+    assert style(".crop.model .picture", "opacity", "::after") == "1"  # the truth, in the same place
+    look("document.querySelector('#show-errors').click(); document.activeElement.blur()")
+    assert style(".crop.model .picture", "mix-blend-mode", "::after") == "difference"
+    look("document.querySelector('#details').scrollIntoView({behavior: 'instant'})")
+    chromium.screenshot(screenshots / "report-errors.png")
+    assert chromium.faults() == []
 
 
-def test_pictures_and_tables_speak_to_those_who_do_not_see_them(page: Path) -> None:
-    with browser() as chromium:
-        chromium.open(page)
-        unnamed = """
-            return [...document.querySelectorAll(`img:not([alt]), img[alt=""], svg[role=img]:not(:has(> title)),
-                table:not(:has(caption)), tbody tr:not(:has(th[scope=row])), thead th:not([scope])`)]
-                .map(e => e.outerHTML.slice(0, 100))"""
-        assert chromium.driver.execute_script(unnamed) == []
-        levels = "return [...document.querySelectorAll('h1, h2, h3')].map(h => +h.tagName[1])"
-        found = chromium.driver.execute_script(levels)
-        assert all(after <= before + 1 for before, after in itertools.pairwise(found))
+def test_pictures_and_tables_speak_to_those_who_do_not_see_them(chromium: Browser, page: Path) -> None:
+    chromium.open(page)
+    unnamed = """
+        return [...document.querySelectorAll(`img:not([alt]), img[alt=""], svg[role=img]:not(:has(> title)),
+            table:not(:has(caption)), tbody tr:not(:has(th[scope=row])), thead th:not([scope])`)]
+            .map(e => e.outerHTML.slice(0, 100))"""
+    assert chromium.driver.execute_script(unnamed) == []
+    levels = "return [...document.querySelectorAll('h1, h2, h3')].map(h => +h.tagName[1])"
+    found = chromium.driver.execute_script(levels)
+    assert all(after <= before + 1 for before, after in itertools.pairwise(found))
 
 
 def test_the_page_is_a_few_hundred_kilobytes(page: Path) -> None:
