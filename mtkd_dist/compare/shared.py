@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mtkd_dist.config.tree import Config
 from mtkd_dist.models import aggregator_path
+from mtkd_dist.pools.board import AskedToStop
 from mtkd_dist.pools.evaluate import StoredPhoto
 from mtkd_dist.pools.placement import PoolSize
 from mtkd_dist.pools.render import arithmetic_here
@@ -32,9 +33,11 @@ class Shared:
     sets: dict[str, str]
     """Name of each test set -> digest of its photographs."""
     teachers: ReadyTeachers
+    asked_to_stop: AskedToStop | None = None
+    """Whether cells are to save and end; None: never."""
 
 
-def share(run: Run, teachers: ReadyTeachers, pool: PoolSize) -> Shared:
+def share(run: Run, teachers: ReadyTeachers, pool: PoolSize, asked_to_stop: AskedToStop | None = None) -> Shared:
     given = aggregator_path(run.config.aggregator)
     return Shared(
         config=dataclasses.replace(
@@ -56,4 +59,5 @@ def share(run: Run, teachers: ReadyTeachers, pool: PoolSize) -> Shared:
         ),
         sets={name: store.digest for name, store in run.sets.items()},
         teachers=teachers,
+        asked_to_stop=asked_to_stop,
     )

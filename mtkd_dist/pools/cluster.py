@@ -19,6 +19,7 @@ from ray.exceptions import AuthenticationError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mtkd_dist.config.tree import ClusterConfig
+from mtkd_dist.pools.errors import ClusterError
 from mtkd_dist.pools.placement import Resources
 
 REACH_SECONDS = 10.0
@@ -27,10 +28,6 @@ SEE_SECONDS = 5.0
 """So long a node may take to see a new file of another one."""
 
 logger = logging.getLogger(__name__)
-
-
-class ClusterError(RuntimeError):
-    """Ray could not be reached; the message says what was tried."""
 
 
 @contextlib.contextmanager
@@ -107,7 +104,7 @@ def sigterm_as_interrupt() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, _interrupt)
+    before = signal.signal(signal.SIGTERM, interrupt)
     try:
         yield
     finally:
@@ -115,7 +112,8 @@ def sigterm_as_interrupt() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:
+def interrupt(number: int, frame: FrameType | None) -> None:
+    """What SIGTERM does under `sigterm_as_interrupt`."""
     handler = signal.getsignal(signal.SIGINT)
     # A job in the background of a shell ignores Ctrl-C, which SIGTERM is not to be ignored with.
     (handler if callable(handler) else signal.default_int_handler)(number, frame)
