@@ -41,7 +41,7 @@ from mtkd_dist.stages.teachers import ReadyTeachers
 from mtkd_dist.stages.training import Training
 from mtkd_dist.tracking.tracker import Untracked
 from mtkd_dist.train.answered_here import answered_here
-from mtkd_dist.train.stopping import Saved, nobody_asks
+from mtkd_dist.train.stopping import Saved
 
 LOG = "cell.log"
 NOBODY = ReadyTeachers((), {}, {})
@@ -104,8 +104,7 @@ def _run(shared: Shared, config: Config, folder: str) -> Iterator[Run]:
 
     Errors: Saved where the comparison was asked to stop, before anything is begun or in the middle of a training.
     """
-    asked = shared.asked_to_stop
-    if asked is not None and asked.waited_for():
+    if shared.asked_to_stop():
         raise Saved(0, config.distil.steps)
     output = shared.output / folder
     output.mkdir(parents=True, exist_ok=True)
@@ -126,7 +125,7 @@ def _run(shared: Shared, config: Config, folder: str) -> Iterator[Run]:
                 ImageStore.open(shared.images),
                 ImageStore.open(shared.validation) if shared.validation is not None else None,
                 {},
-                engine=OneProcess(folder, shared.pool, answered_here, note, asked_to_stop=asked or nobody_asks),
+                engine=OneProcess(folder, shared.pool, answered_here, note, asked_to_stop=shared.asked_to_stop),
             )
         except Saved as saved:
             note(str(saved))

@@ -70,7 +70,7 @@ def parser() -> Parser:
         nargs="+",
         metavar="M",
         choices=METHODS,
-        help="mtkd, mean, kd, ... (mtkd launch --help); default: all",
+        help="mtkd, mean, kd, ...; default: all",
     )
     add("--students", nargs="+", metavar="NET", help="networks to train (edsr-baseline, rlfn)")
     add("--seeds", nargs="+", type=int, metavar="N", help="a training of each method and student for each")

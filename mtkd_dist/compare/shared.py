@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from mtkd_dist.config.tree import Config
 from mtkd_dist.models import aggregator_path
-from mtkd_dist.pools.board import AskedToStop
 from mtkd_dist.pools.evaluate import StoredPhoto
 from mtkd_dist.pools.placement import PoolSize
 from mtkd_dist.pools.render import arithmetic_here
 from mtkd_dist.stages.answers import outputs_folder
 from mtkd_dist.stages.run import Run
 from mtkd_dist.stages.teachers import ReadyTeachers
+from mtkd_dist.train.stopping import nobody_asks
 
 
 @dataclass(frozen=True)
@@ -33,11 +34,11 @@ class Shared:
     sets: dict[str, str]
     """Name of each test set -> digest of its photographs."""
     teachers: ReadyTeachers
-    asked_to_stop: AskedToStop | None = None
-    """Whether cells are to save and end; None: never."""
+    asked_to_stop: Callable[[], bool] = nobody_asks
+    """Whether cells are to save and end."""
 
 
-def share(run: Run, teachers: ReadyTeachers, pool: PoolSize, asked_to_stop: AskedToStop | None = None) -> Shared:
+def share(run: Run, teachers: ReadyTeachers, pool: PoolSize, asked_to_stop: Callable[[], bool] = nobody_asks) -> Shared:
     given = aggregator_path(run.config.aggregator)
     return Shared(
         config=dataclasses.replace(

@@ -14,8 +14,8 @@ from ray.exceptions import ActorDiedError
 from mtkd_dist.pools.errors import TrainingFailed, root_cause
 from mtkd_dist.pools.nodes import on_this_node
 
-ASK_SECONDS = 10.0
-"""So long who is about to begin waits for the board."""
+FIRST_SECONDS = 10.0
+"""So long whoever is about to begin waits for the board to say whether to stop."""
 
 
 class Board:
@@ -62,9 +62,9 @@ def start_board() -> ActorHandle:
 
 
 class AskedToStop:
-    """Whether the driver wants whoever trains to save and end. Travels to them; nobody waits for the board.
+    """Whether the driver wants whoever trains to save and end. Travels to them.
 
-    A question is answered by the next call, or the one after it.
+    Only the first call waits for the board; each later one has the answer to what the one before it asked.
     """
 
     def __init__(self, board: ActorHandle) -> None:
@@ -72,21 +72,14 @@ class AskedToStop:
         self._answer: ray.ObjectRef[bool] | None = None
 
     def __call__(self) -> bool:
-        if self._answer is None:
-            self._answer = self._board.stops.remote()
-        if not ray.wait([self._answer], timeout=0)[0]:
+        seconds = FIRST_SECONDS if self._answer is None else 0
+        self._answer = self._answer or self._board.stops.remote()
+        if not ray.wait([self._answer], timeout=seconds)[0]:
             return False
         answer, self._answer = self._answer, self._board.stops.remote()
         try:
             return bool(ray.get(answer))
         except ray.exceptions.RayError:  # the board is dead, which its driver notices
-            return False
-
-    def waited_for(self) -> bool:
-        """The same, for who has not begun: as it is now."""
-        try:
-            return bool(ray.get(self._board.stops.remote(), timeout=ASK_SECONDS))
-        except (ray.exceptions.RayError, TimeoutError):
             return False
 
 

@@ -85,7 +85,7 @@ def parser() -> Parser:
         nargs="+",
         metavar="O",
         choices=get_args(Objective),
-        help="psnr_y, alone or with params or latency_ms",
+        help="psnr_y, and params or latency_ms",
     )
     add("--num-samples", type=int, metavar="N", help="trials")
     add("--scheduler", choices=("asha", "none", "pbt"), help="early stopping, or population-based")
