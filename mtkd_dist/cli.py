@@ -16,6 +16,7 @@ COMMANDS = {
     "tune": ("mtkd_tune.sweep", "search settings; the same as python -m mtkd_tune"),
     "evaluate": ("mtkd_dist.evaluate", "score models on sets of photographs"),
     "verify-run": ("mtkd_dist.verify_run", "was each sample of a run learned from exactly once?"),
+    "doctor": ("mtkd_dist.doctor.command", "is this machine ready for a run, and if not, what mends it?"),
     "completion": ("mtkd_dist.completion", "what makes a shell complete commands and flags"),
 }
 """Name -> module with `main` and `parser`, what it does. By name, so that a command loads nothing of the others; and

@@ -77,7 +77,7 @@ def _main(words: list[str], habits: Habits) -> Result:
         raise ConfigError(f"no training {what}has begun in {flags.run}; expected the output of a launch")
     console = habits.console()
     with even_if_quiet(console):
-        console.print(*findings, sep="\n", markup=False, highlight=False, soft_wrap=True)
+        console.print(*map(str, findings), sep="\n", markup=False, highlight=False, soft_wrap=True)
     fine = all(finding.fine for finding in findings)
     return Result(
         {"fine": fine, "trainings": [finding.plain() for finding in findings]}, EXIT_OK if fine else EXIT_FAILED

@@ -59,7 +59,7 @@ def test_the_help_of_every_command_fits_a_screen(name: str, capsys: pytest.Captu
 def example_of(name: str, capsys: pytest.CaptureFixture[str]) -> list[str]:
     """The words of the example in the help of a command, without those that start it."""
     text = help_of([name, "--help"], capsys).partition("example:\n")[2].partition("\n\n")[0]
-    words = shlex.split(text.replace("\\\n", " "))
+    words = shlex.split(text.replace("\\\n", " ").partition(" > ")[0])
     for start in (["mtkd", name], ["python", "-m", "mtkd_tune"]):
         if words[: len(start)] == start:
             return words[len(start) :]

@@ -202,7 +202,7 @@ def _keep_token_private() -> None:
 
 def _join(address: str) -> None:
     where = f"the Ray cluster at {address}"
-    _reach(address)
+    reach(address)
     try:
         _init(address)
     except (AuthenticationError, ConnectionError, ValueError, RuntimeError) as error:
@@ -218,7 +218,7 @@ def _join(address: str) -> None:
         raise ClusterError(f"cannot join {where}: {error}; is it running (ray status, on its head node)?") from error
 
 
-def _reach(address: str) -> None:
+def reach(address: str) -> None:
     """Errors: ClusterError where nobody listens at HOST:PORT."""
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal():
