@@ -1,4 +1,4 @@
-"""What commands that work in an output folder share: exit statuses, one at a time in a folder, errors in words."""
+"""What commands that work in an output folder share: one at a time in a folder, its log, what all nodes must see."""
 
 from __future__ import annotations
 
@@ -12,51 +12,44 @@ from rich.console import Console
 
 from mtkd_dist.config.tree import Config
 from mtkd_dist.data.remote import cache_folder
+from mtkd_dist.habits import Habits, write_story
 from mtkd_dist.models import aggregator_path
-from mtkd_dist.pools.cluster import ClusterError, unseen
-from mtkd_dist.pools.errors import TrainingFailed, root_cause
-from mtkd_dist.pools.placement import LayoutError, Resources
-from mtkd_dist.report.screen import capture_output
+from mtkd_dist.pools.cluster import unseen
+from mtkd_dist.pools.errors import ClusterError
+from mtkd_dist.pools.placement import Resources
 from mtkd_dist.stages.teacher_spec import parse_teachers
 
-EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
-logger = logging.getLogger(__name__)
 
+def work_in(
+    output: Path, log: str, what: str, interrupted: str, habits: Habits, work: Callable[[Console], object]
+) -> object:
+    """Do `work` as the only command in `output`; returns what it returns.
 
-def work_in(output: Path, log: str, what: str, interrupted: str, work: Callable[[Console], None]) -> int:
-    """Do `work` as the only command in `output`; returns the exit status.
-
-    The screen belongs to the console that `work` gets; all else that is printed goes to the file `log` in `output`.
-    What goes wrong is told in a sentence, with the traceback in the log.
+    The screen belongs to the console that `work` gets; all else that is printed goes to the file `log` in `output`, and
+    so does the traceback of what goes wrong.
 
     Args:
         what: a noun, such as "launch".
         interrupted: what to say after Ctrl-C.
 
-    Errors: KeyboardInterrupt passes through.
+    Errors: those of `work`; KeyboardInterrupt with `interrupted`, and before it what it was raised with.
     """
 
     def busy() -> None:
         # Two of them in one folder would mix their checkpoints.
         raise ValueError(f"output: another {what} is at work in {output}; wait for it, or give --output")
 
-    with capture_output(output / log) as console:
-        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
-        try:
+    try:
+        with habits.log_at(output / log) as console:
+            logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
             with alone_in(output, busy):
-                work(console)
-        except KeyboardInterrupt:
-            console.print(interrupted, highlight=False)
-            raise
-        except Exception as error:
-            logger.exception("the %s failed", what)
-            # Ours are written for people; of any other, the type says more than the text.
-            ours = isinstance(error, (ValueError, ClusterError, TrainingFailed))
-            text = str(error) if ours else f"{type(error).__name__}: {root_cause(error)}"
-            console.print(f"error: {text}", style="bold red", markup=False, highlight=False)
-            console.print(f"The whole story is in {output / log}", highlight=False)
-            return EXIT_USAGE if isinstance(error, LayoutError) else EXIT_FAILED
-    return EXIT_OK
+                return work(console)
+    except KeyboardInterrupt as interrupt:
+        said = " ".join(filter(None, ["Interrupted.", str(interrupt), interrupted]))
+        raise KeyboardInterrupt(said) from interrupt
+    except Exception as error:
+        write_story(error, output / log)
+        raise
 
 
 def refuse_unseen(local: Config, output: Path, resources: Resources) -> None:

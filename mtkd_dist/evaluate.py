@@ -9,10 +9,9 @@ import io
 import os
 import sys
 import tempfile
-import traceback
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -20,12 +19,11 @@ from typing import NoReturn
 import torch
 from rich.console import Console
 
-from mtkd_dist.command import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE
 from mtkd_dist.config.load import ConfigError
 from mtkd_dist.config.tree import ClusterConfig
 from mtkd_dist.data import find_photos
-from mtkd_dist.pools.cluster import ClusterError, cluster, sigterm_as_interrupt
-from mtkd_dist.pools.errors import root_cause
+from mtkd_dist.habits import Habits, Parser, command
+from mtkd_dist.pools.cluster import cluster, sigterm_as_interrupt
 from mtkd_dist.pools.evaluate import (
     ENSEMBLE_MARK,
     PERCEPTUAL,
@@ -38,7 +36,7 @@ from mtkd_dist.pools.evaluate import (
 )
 from mtkd_dist.pools.photo_workers import worker_count
 from mtkd_dist.report.counter import counter
-from mtkd_dist.report.screen import capture_output
+from mtkd_dist.report.screen import even_if_quiet
 from mtkd_dist.report.tables import ScoreTable, markdown_table, scores_table, split_tables
 from mtkd_dist.stages.inputs import fetched_set, fetched_weights
 from mtkd_dist.stages.manifest import write_json, write_text
@@ -53,13 +51,13 @@ from mtkd_dist.stages.photos_to_score import (
 from mtkd_dist.stages.scores import Row, digits_of, mean_rows
 
 EXTRAS: tuple[Extra, ...] = ("rgb", *PERCEPTUAL)
-OUTPUTS = ("csv", "json", "markdown")
+WEIGHTS = (".safetensors", ".pth", ".pt", ".ckpt", ".bin")
 EXAMPLE = """example:
-  python -m mtkd_dist.evaluate student.safetensors rlfn_x4.pth:name=RLFN --data Set5 Kodak24 --json scores.json
+  mtkd evaluate student.safetensors rlfn_x4.pth:name=RLFN --data Set5 Kodak24
 
-Scores are PSNR and SSIM of 8-bit images on Y of YCbCr, with a border of as many pixels as the scale left out. Bicubic
-has a row of its own. LR is read where it lies beside HR, and else made by MATLAB's bicubic. LPIPS and DISTS need the
-package piq (pip install piq).
+Scores are PSNR and SSIM of 8-bit images on Y of YCbCr, without a border of as
+many pixels as the scale. LR is read where it lies beside HR, else made by
+MATLAB's bicubic. LPIPS and DISTS need the package piq (pip install piq).
 """
 
 
@@ -74,82 +72,48 @@ class Work:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
-    try:
-        flags = _parser().parse_args(argv)
-        with _log() as log, capture_output(log) as console:
-            _evaluate(flags, console)
-    except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
-    except ConfigError as error:
-        return _refuse(str(error), EXIT_USAGE)
-    except (ValueError, ClusterError) as error:  # written for people
-        return _refuse(str(error), EXIT_FAILED)
-    except _Unforeseen as error:
-        return _refuse(str(error), EXIT_FAILED)
-    return EXIT_OK
+    """Run the command; returns its exit status (`mtkd_dist.habits`)."""
+    return command(argv, _main, json_file=True)
 
 
-def _refuse(text: str, status: int) -> int:
-    print(f"error: {text}", file=sys.stderr)
-    return status
+def _main(words: list[str], habits: Habits) -> object:
+    flags = parser().parse_args(words)
+    with habits.scratch_log("evaluate") as console:
+        return _evaluate(flags, habits.json_file, console)
 
 
-class _Unforeseen(RuntimeError):
-    """An error that was not written for people; the message says its type and where the whole story is."""
-
-
-@contextmanager
-def _log() -> Iterator[Path]:
-    """A file for all that Ray, torch and the workers print; it is kept where it may help to find out what happened."""
-    handle, name = tempfile.mkstemp(prefix="mtkd-evaluate-", suffix=".log")
-    os.close(handle)
-    log = Path(name)
-    try:
-        yield log
-    except (KeyboardInterrupt, ValueError, ClusterError):
-        log.unlink()
-        raise
-    except Exception as error:
-        with log.open("a", encoding="utf-8") as text:
-            traceback.print_exc(file=text)
-        raise _Unforeseen(f"{type(error).__name__}: {root_cause(error)}\nThe whole story is in {log}") from error
-    else:
-        log.unlink()
-
-
-class _Parser(argparse.ArgumentParser):
+class _Parser(Parser):
     def error(self, message: str) -> NoReturn:
-        hint = " (models come before --data)" if "MODEL" in message else ""
-        raise ConfigError(f"{message}{hint}. `--help` lists all flags.")
+        super().error(f"{message} (models come before --data)" if "MODEL" in message else message)
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
+    """What `--help` shows."""
     parser = _Parser(
-        prog="python -m mtkd_dist.evaluate",
+        "mtkd evaluate",
+        "Score super-resolution models on photographs.",
+        EXAMPLE,
         usage="%(prog)s MODEL... --data DIR... [FLAGS]",
-        description="Score super-resolution models on photographs.",
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     add = parser.add_argument
-    add("models", nargs="+", metavar="MODEL", help="weight file, FILE[:name=X,input_range=255], or the word bicubic")
+    add("models", nargs="+", metavar="MODEL", help="weight file, FILE[:name=X,input_range=255], or bicubic")
     add("--data", nargs="+", required=True, metavar="DIR", help="folders of photographs, DIR or NAME=DIR")
     add("--scale", type=_at_least(2), metavar="N", help="only where neither model nor data tells it")
-    add("--rgb", action="store_true", help="also PSNR and SSIM on RGB (SSIM: mean over the channels)")
+    add("--rgb", action="store_true", help="also PSNR and SSIM on RGB (mean over channels)")
     add("--lpips", action="store_true", help="also LPIPS (VGG16), lower is better")
     add("--dists", action="store_true", help="also DISTS, lower is better")
-    add("--self-ensemble", action="store_true", help="also each model as NAME+, the mean over 8 flips and rotations")
-    add("--workers", type=_at_least(1), metavar="N", help="default: one a GPU, or one a core; never more than photos")
+    add("--self-ensemble", action="store_true", help="also as NAME+, the mean over 8 flips and rotations")
+    add("--workers", type=_at_least(1), metavar="N", help="default: one a GPU, or one a core")
     add("--csv", type=Path, metavar="FILE", help="write the scores of each photograph")
-    add("--json", type=Path, metavar="FILE", help="write the rows of the table, as in a launch's scores.json")
+    add("--json", nargs="?", metavar="FILE", help="write the rows of the table; without FILE to stdout")
     add("--markdown", type=Path, metavar="FILE", help="write the table in Markdown")
     return parser
 
 
-def _evaluate(flags: argparse.Namespace, console: Console) -> None:
-    outputs = {name: path for name in OUTPUTS if (path := getattr(flags, name)) is not None}
+def _evaluate(flags: argparse.Namespace, json_file: Path | None, console: Console) -> list[Row]:
+    """Returns the rows of the table."""
+    asked = {"csv": flags.csv, "json": json_file, "markdown": flags.markdown}
+    outputs = {name: path for name, path in asked.items() if path is not None}
     _check_outputs(outputs)
     tell = functools.partial(console.print, markup=False, highlight=False)
     folders = named_folders([fetched_set(entry, tell) for entry in flags.data])
@@ -171,11 +135,13 @@ def _evaluate(flags: argparse.Namespace, console: Console) -> None:
             advance()
     rows = mean_rows(scored, about_models(candidates))
     tables = split_tables(rows, ensembles={candidate.model.name + ENSEMBLE_MARK for candidate in candidates})
-    for table in tables:
-        console.print(scores_table(table.rows, table.metrics, table.caption))
+    with even_if_quiet(console):
+        for table in tables:
+            console.print(scores_table(table.rows, table.metrics, table.caption))
     _write(outputs, scored, rows, tables)
     for name, path in outputs.items():
         console.print(f"{name}  {path}", soft_wrap=True, markup=False, highlight=False)
+    return rows
 
 
 def _in_words(photos: list[PhotoFile]) -> str:
@@ -212,6 +178,8 @@ def _at_least(least: int) -> Callable[[str], int]:
 def _check_outputs(outputs: dict[str, Path]) -> None:
     """Nobody shall learn after an hour that the scores cannot be written. Errors: ConfigError."""
     for name, path in outputs.items():
+        if path.suffix in WEIGHTS:  # --json MODEL, meant as --json and MODEL
+            raise ConfigError(f"--{name} {path} would write over a file of weights; put the models first")
         if [other for other in outputs.values() if other.resolve() == path.resolve()] != [path]:
             raise ConfigError(f"--{name} {path}: another output goes to the same file; give each its own")
         if path.is_dir() or not path.parent.is_dir():

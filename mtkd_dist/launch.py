@@ -10,14 +10,19 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, get_args
 
 from rich.console import Console
 
-from mtkd_dist.command import EXIT_INTERRUPTED, EXIT_USAGE, refuse_unseen, work_in
+from mtkd_dist.command import refuse_unseen, work_in
 from mtkd_dist.config.load import ConfigError, dump_config, load_config
-from mtkd_dist.config.tree import Config
+from mtkd_dist.config.presets import PRESETS
+from mtkd_dist.config.tree import Config, MethodName
 from mtkd_dist.data.remote import is_remote
+from mtkd_dist.habits import Habits, Parser, command, show_help
+from mtkd_dist.models import network_names
 from mtkd_dist.pools.cluster import cluster, sigterm_as_interrupt
+from mtkd_dist.report.screen import even_if_quiet
 from mtkd_dist.report.tables import summary
 from mtkd_dist.stages.check import check
 from mtkd_dist.stages.distil_method import in_force, method_title, needs_aggregator
@@ -36,38 +41,69 @@ from mtkd_dist.tracking.tracker import Tracker
 
 LOG = "launch.log"
 logger = logging.getLogger(__name__)
+SETTINGS: tuple[type, dict[str, type]] = (Config, {})
+"""What flags may set, for shells that complete them."""
+EXAMPLE = """example:
+  mtkd launch --data PHOTOS --teachers a.pth b.safetensors edsr \\
+      --student edsr-baseline --scale 4 --num-gpus 8 --output runs/x
+"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
-    try:
-        return _main(sys.argv[1:] if argv is None else argv)
-    except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
+    """Run the command; returns its exit status (`mtkd_dist.habits`)."""
+    return command(argv, _main)
 
 
-def _main(argv: Sequence[str]) -> int:
+def parser() -> Parser:
+    """What `--help` shows."""
+    parser = Parser(
+        "mtkd launch",
+        "Train teachers where there are none, aggregate, distil a small student, score.\nWithout flags: the demo.",
+        EXAMPLE,
+        usage="%(prog)s [FLAGS]",
+    )
+    add = parser.add_argument
+    add("--help-all", action="store_true", help="list every setting (--distil.steps, --link.wire, ...)")
+    add("--config", metavar="FILE", help="YAML file of any settings; flags win over it")
+    add("--preset", metavar="NAME", choices=tuple(PRESETS), help="defaults: demo, paper-x2, paper-x3, paper-x4")
+    add("--data", nargs="+", metavar="DIR", help="photographs to train on, or data sets")
+    add("--test", nargs="+", metavar="DIR", help="photographs to score on (DIR or NAME=DIR)")
+    add("--teachers", nargs="+", metavar="T", help="weight files, or networks to train first (edsr, rcan)")
+    add("--student", metavar="NET", choices=network_names(), help="network to train (edsr-baseline:width=32,blocks=4)")
+    add(
+        "--method",
+        metavar="NAME",
+        choices=get_args(MethodName),
+        help="mtkd, mean, kd, at, fakd, dukd, crosskd or scratch",
+    )
+    add("--scale", type=int, choices=(2, 3, 4), help="enlargement")
+    add("--num-gpus", type=int, metavar="N", help="of teachers and students together; default: all")
+    add("--output", metavar="DIR", help="of everything; the same command goes on with it")
+    add("--plan-only", action="store_true", help="time both pools, print how to split the devices, stop")
+    return parser
+
+
+def _main(words: list[str], habits: Habits) -> object:
+    config = load_config(show_help(words, parser()))
+    used, left_out = in_force(config)
+    local = fetched(used, habits.tell)
+    check(local)
     try:
-        config = load_config(argv)
-        used, left_out = in_force(config)
-        local = fetched(used, print)
-        check(local)
         output = working_folder(config.output)
-    except (ConfigError, MirrorError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_USAGE
+    except MirrorError as error:
+        raise ConfigError(str(error)) from None
 
-    def work(console: Console) -> None:
+    def work(console: Console) -> object:
         with mirrored(config.output, output, functools.partial(say, console)):
-            _launch(config, local, output, console, left_out)
+            return _launch(config, local, output, console, left_out)
 
-    return work_in(output, LOG, "launch", "Interrupted. The same command goes on from the last checkpoint.", work)
+    return work_in(output, LOG, "launch", "The same command goes on from the last checkpoint.", habits, work)
 
 
-def _launch(config: Config, local: Config, output: Path, console: Console, left_out: list[str]) -> None:
+def _launch(config: Config, local: Config, output: Path, console: Console, left_out: list[str]) -> dict[str, Any]:
     """`config` is what was asked for; `local` what its method uses of it, with paths of this machine for URLs.
 
-    `left_out`: a line about each thing that it does not use.
+    Returns what `--json` prints. `left_out`: a line about each thing that the method does not use.
     """
     began = time.monotonic()
     tell = functools.partial(say, console)
@@ -92,9 +128,9 @@ def _launch(config: Config, local: Config, output: Path, console: Console, left_
             stores = prepare_images(local, output, tell)
             run = Run(local, output, console, tracker, resources, *stores)
             if config.plan_only:
-                show_plan(run)
+                plan = show_plan(run)
                 status = "FINISHED"
-                return
+                return {"output": config.output, "plan": plan}
             rows = run_stages(run)
         tracker.run.metrics({f"psnr_y/{row['set']}/{row['model']}": row["psnr_y"] for row in rows})
         report = _write_report(output, tell)
@@ -111,7 +147,9 @@ def _launch(config: Config, local: Config, output: Path, console: Console, left_
     run.seconds["all together"] = time.monotonic() - began
     place = config.output if is_remote(config.output) else str(output)
     files = {Path(name).stem: f"{place}/{name}" for name in report} | _files(place, output, _weights(local))
-    console.print(summary(rows, run.seconds, files, run.limits))
+    with even_if_quiet(console):
+        console.print(summary(rows, run.seconds, files, run.limits))
+    return {"output": place, "scores": rows, "files": files, "seconds": run.seconds, "limits": run.limits}
 
 
 def _write_report(output: Path, tell: Callable[[str], None]) -> list[str]:

@@ -27,6 +27,7 @@ from mtkd_dist.stages.training import Training, jobs_of, validation_of
 from mtkd_dist.train.alone import train_alone
 from mtkd_dist.train.live import LiveTeachers
 from mtkd_dist.train.news import Update
+from mtkd_dist.train.stopping import nobody_asks
 
 SCORES = "scores.json"
 """Beside the checkpoints: the records of all validations so far, whoever made them."""
@@ -44,6 +45,7 @@ class OneProcess:
         note: takes what they have to say; it travels to them.
         begins: called before each training, with its stage and the folder of its checkpoints.
         scored: hears of each validation of a training, with its stage; first of those that are known from before.
+        asked_to_stop: whether trainings are to save and end (`Saved`).
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class OneProcess:
         note: Callable[[str], object],
         begins: Callable[[str, Path], None] = lambda stage, checkpoints: None,
         scored: Callable[[str, dict[str, Any], Path], None] = lambda stage, record, checkpoints: None,
+        asked_to_stop: Callable[[], bool] = nobody_asks,
     ) -> None:
         self._name = name
         self._pool = pool
@@ -61,6 +64,7 @@ class OneProcess:
         self._note = note
         self._begins = begins
         self._scored = scored
+        self._asked_to_stop = asked_to_stop
 
     def train(self, run: Run, training: Training, checkpoints: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The summary also says who "trained_by" it was, and the "validations"."""
@@ -100,6 +104,7 @@ class OneProcess:
                 lambda note: course.update(_update(notes=[note])),
                 source,
                 lambda records: course.update(_update(records=records)),
+                self._asked_to_stop,
             )
         return weights, course.summary() | {"trained_by": self._name, "validations": list(scores.values())}
 

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-import argparse
+import dataclasses
 import functools
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from mtkd_dist.config.load import ConfigError
 from mtkd_dist.data import ImageStore, Plan
 from mtkd_dist.data.store import crop
+from mtkd_dist.habits import EXIT_FAILED, EXIT_OK, Habits, Parser, Result, command
 from mtkd_dist.pools.wire import checks_of
+from mtkd_dist.report.screen import even_if_quiet
 from mtkd_dist.stages import manifest
 from mtkd_dist.train.audit import Checks, Verdict, audit
 from mtkd_dist.train.consumption import FOLDER, Header, read_logs
 
-EXIT_FINE, EXIT_WRONG, EXIT_USAGE = 0, 1, 2
+EXAMPLE = """example:
+  mtkd verify-run runs/x
+
+Exit status: 0 when nothing is lost, repeated or wrong, 1 otherwise, 2 when
+there is nothing to verify.
+"""
 
 
 @dataclass(frozen=True)
@@ -33,20 +41,47 @@ class Finding:
     def __str__(self) -> str:
         return f"{self.stage}: " + ". ".join(str(part) for part in (self.verdict, self.remark) if part)
 
+    @property
+    def fine(self) -> bool:
+        return self.verdict is not None and self.verdict.fine
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON has it."""
+        verdict = None if self.verdict is None else dataclasses.asdict(self.verdict)
+        return {"stage": self.stage, "fine": self.fine, "verdict": verdict, "remark": self.remark}
+
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; 0 when nothing is lost, repeated or wrong, 1 otherwise, 2 when there is nothing to verify."""
-    parser = argparse.ArgumentParser(prog="mtkd verify-run", description=__doc__)
+    """Run the command; returns its exit status: 0 when nothing is lost, repeated or wrong, 1 otherwise, 2 when there is
+    nothing to verify."""
+    return command(argv, _main)
+
+
+def parser() -> Parser:
+    """What `--help` shows."""
+    parser = Parser(
+        "mtkd verify-run",
+        "Was each sample of a run learned from exactly once? Read from what its students\nwrote down.",
+        EXAMPLE,
+    )
     parser.add_argument("run", type=Path, metavar="DIR", help="output folder of a launch")
     parser.add_argument("--stage", action="append", help="only this training, such as distil or teachers/edsr")
-    words = parser.parse_args(argv)
-    findings = [finding for finding in verify(words.run) if not words.stage or finding.stage in words.stage]
+    return parser
+
+
+def _main(words: list[str], habits: Habits) -> Result:
+    flags = parser().parse_args(words)
+    findings = [finding for finding in verify(flags.run) if not flags.stage or finding.stage in flags.stage]
     if not findings:
-        what = f"of {', '.join(words.stage)} " if words.stage else ""
-        print(f"error: no training {what}has begun in {words.run}; expected the output of a launch", file=sys.stderr)
-        return EXIT_USAGE
-    print(*findings, sep="\n")
-    return EXIT_FINE if all(f.verdict is not None and f.verdict.fine for f in findings) else EXIT_WRONG
+        what = f"of {', '.join(flags.stage)} " if flags.stage else ""
+        raise ConfigError(f"no training {what}has begun in {flags.run}; expected the output of a launch")
+    console = habits.console()
+    with even_if_quiet(console):
+        console.print(*map(str, findings), sep="\n", markup=False, highlight=False, soft_wrap=True)
+    fine = all(finding.fine for finding in findings)
+    return Result(
+        {"fine": fine, "trainings": [finding.plain() for finding in findings]}, EXIT_OK if fine else EXIT_FAILED
+    )
 
 
 def verify(run: Path) -> list[Finding]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mtkd_dist import command, launch
+from mtkd_dist import habits, launch
 from mtkd_dist.models import build_network, digest_file, load_strict, read_state_dict, save_network
 from tests.nets import TINY, TINY_AGGREGATOR, make_teacher, train_teacher, write_photos
 
@@ -98,8 +98,8 @@ def test_too_little_room_is_refused_before_anything_is_rendered(
     launched: Launched, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     flags = ["--answers.max-bytes", "1000", "--answers.folder", str(tmp_path)]
-    assert launched.launch("small", "--teacher-outputs", "cached", *flags) == command.EXIT_FAILED
-    assert "answers.max_bytes allows 1.0 kB" in " ".join(capfd.readouterr().out.split())
+    assert launched.launch("small", "--teacher-outputs", "cached", *flags) == habits.EXIT_FAILED
+    assert "answers.max_bytes allows 1.0 kB" in " ".join(capfd.readouterr().err.split())
     assert not list(tmp_path.rglob("*.npy"))
 
 

@@ -16,9 +16,9 @@ import pytest
 import yaml
 from mlflow.tracking import MlflowClient
 
-from mtkd_dist.command import EXIT_FAILED, EXIT_OK, EXIT_USAGE
 from mtkd_dist.compare.command import main
 from mtkd_dist.compare.tree import METHODS
+from mtkd_dist.habits import EXIT_FAILED, EXIT_OK, EXIT_USAGE
 from mtkd_dist.models import digest_file
 from tests.nets import TINY, TINY_AGGREGATOR, train_teacher, write_photos
 

@@ -13,7 +13,7 @@ import pytest
 import ray
 import yaml
 
-from mtkd_dist import command, launch
+from mtkd_dist import habits, launch
 from mtkd_dist.export import command as export
 from mtkd_dist.export.source import read_source
 from mtkd_dist.models import digest_file, load_network, read_metadata
@@ -239,15 +239,15 @@ def test_sigterm_is_an_interrupt_although_ray_has_a_handler_of_its_own() -> None
 def test_two_launches_into_one_folder_are_refused(launched: Launched, capfd: pytest.CaptureFixture[str]) -> None:
     with (launched.output / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        assert launched.launch() == command.EXIT_FAILED
-    assert "another launch is at work" in capfd.readouterr().out
+        assert launched.launch() == habits.EXIT_FAILED
+    assert "another launch is at work" in capfd.readouterr().err
 
 
 def test_more_gpus_than_there_are_is_refused_with_what_is_there(
     launched: Launched, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert launched.launch("--num-gpus", "8") == command.EXIT_USAGE
-    assert "--num-gpus 8: this cluster has 4 GPUs" in " ".join(capfd.readouterr().out.split())
+    assert launched.launch("--num-gpus", "8") == habits.EXIT_USAGE
+    assert "--num-gpus 8: this cluster has 4 GPUs" in " ".join(capfd.readouterr().err.split())
 
 
 def test_a_corrupt_photograph_is_named_before_anything_is_trained(
@@ -256,9 +256,9 @@ def test_a_corrupt_photograph_is_named_before_anything_is_trained(
     write_photos(tmp_path / "photos", 3)
     (tmp_path / "photos" / "torn.png").write_bytes(b"\x89PNG\r\n\x1a\n torn")
     flags = ["--data", str(tmp_path / "photos"), "--output", str(tmp_path / "run")]
-    assert launched.launch(*flags) == command.EXIT_FAILED
-    screen = capfd.readouterr().out
-    assert "torn.png" in screen
+    assert launched.launch(*flags) == habits.EXIT_FAILED
+    screen, error = capfd.readouterr()
+    assert "torn.png" in error
     assert "steps" not in screen
 
 

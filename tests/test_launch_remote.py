@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mtkd_dist import command, evaluate, launch
+from mtkd_dist import evaluate, habits, launch
 from mtkd_dist.pools.cluster import unseen
 from tests.nets import TINY, make_aggregator, nearest_teacher, write_photos
 from tests.objects import Objects
@@ -78,9 +78,9 @@ def test_models_and_photographs_to_score_may_be_urls(
 def test_a_url_that_cannot_be_read_is_wrong_usage_with_its_key(
     objects: type[Objects], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert launch.main(["--data", "objects://bucket/none"]) == command.EXIT_USAGE
+    assert launch.main(["--data", "objects://bucket/none"]) == habits.EXIT_USAGE
     assert "error: data: objects://bucket/none does not exist" in capfd.readouterr().err
-    assert launch.main(["--output", "objcts://bucket/x"]) == command.EXIT_USAGE
+    assert launch.main(["--output", "objcts://bucket/x"]) == habits.EXIT_USAGE
     assert "error: output: objcts://bucket/x cannot be used" in capfd.readouterr().err
 
 
@@ -88,9 +88,9 @@ def test_an_output_url_that_does_not_answer_is_told_before_anything_runs(
     objects: type[Objects], capfd: pytest.CaptureFixture[str]
 ) -> None:
     Objects.down = True
-    assert launch.main(["--output", URL]) == command.EXIT_FAILED
+    assert launch.main(["--output", URL]) == habits.EXIT_FAILED
     assert f"error: output: {URL} cannot be used (ConnectionError: the object store does not answer)" in " ".join(
-        capfd.readouterr().out.split()
+        capfd.readouterr().err.split()
     )
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mtkd_dist import evaluate
+from mtkd_dist import evaluate, habits
 from mtkd_dist.data import bicubic_upscale, matlab_downscale, read_image
 from mtkd_dist.metrics import PerceptualError, load_perceptual
 from tests.nets import write_photos
@@ -101,6 +101,6 @@ def test_the_command_stops_before_the_work_where_they_cannot_be_had(
 ) -> None:
     monkeypatch.setitem(sys.modules, "piq", None)
     (photo,) = write_photos(tmp_path / "photos", 1)
-    assert evaluate.main(["bicubic", "--data", str(photo), "--scale", "2", "--dists"]) == evaluate.EXIT_FAILED
+    assert evaluate.main(["bicubic", "--data", str(photo), "--scale", "2", "--dists"]) == habits.EXIT_FAILED
     out, err = capfd.readouterr()
     assert (out, err) == ("", "error: --dists needs the package piq, which is not installed: pip install piq\n")

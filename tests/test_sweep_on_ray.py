@@ -21,7 +21,7 @@ import yaml
 from ray.util import placement_group_table
 
 from mtkd_dist import launch
-from mtkd_dist.command import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE
+from mtkd_dist.habits import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE
 from mtkd_dist.train.consumption import read_logs
 from mtkd_tune import sweep
 from mtkd_tune.rows import TrialRow
@@ -269,7 +269,7 @@ def test_a_sweep_whose_state_is_torn_says_so_and_one_that_has_none_yet_begins_it
     (state,) = (sweeps.folder / "torn" / "ray-tune").glob("experiment_state-*.json")
     state.write_bytes(state.read_bytes()[: state.stat().st_size // 2])
     assert sweep.main([*flags, "--resume"]) == EXIT_FAILED
-    assert "the state of the search cannot be read" in " ".join(capfd.readouterr().out.split())
+    assert "the state of the search cannot be read" in " ".join(capfd.readouterr().err.split())
     for file in (sweeps.folder / "torn" / "ray-tune").glob("experiment_state-*.json"):
         file.unlink()
     assert sweep.main([*flags, "--resume"]) == EXIT_OK

@@ -13,12 +13,14 @@ from mtkd_dist.data import ImageStore
 from mtkd_dist.models import read_metadata
 from mtkd_dist.pools.errors import TrainingFailed
 from mtkd_dist.pools.placement import Layout
+from mtkd_dist.train import stopping
 from mtkd_dist.train.alone import train_alone
 from mtkd_dist.train.audit import audit
 from mtkd_dist.train.checkpoints import Checkpoints
 from mtkd_dist.train.consumption import read_logs
 from mtkd_dist.train.news import Update
 from mtkd_dist.train.source import LocalSource, Share
+from mtkd_dist.train.stopping import Saved
 from mtkd_dist.train.trainer import run_training
 from mtkd_dist.train.validation import ValidationJob
 from tests.nets import make_job, make_store
@@ -141,3 +143,23 @@ def test_batches_come_from_whom_they_are_asked_of(stores: tuple[ImageStore, Imag
     one, other = Alone(stores, tmp_path / "own"), Alone(stores, tmp_path / "files")
     assert equal(one.train(source=source), other.train())
     assert asked == [(1, [0, 1], "cpu")]
+
+
+def test_one_that_is_asked_to_stop_saves_where_it_is_and_goes_on_to_the_same_end(
+    stores: tuple[ImageStore, ImageStore], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stopping, "EXCHANGE_SECONDS", 0)  # it looks after every step
+    whole = Alone(stores, tmp_path / "whole")
+    expected = whole.train()
+    stopped = Alone(stores, tmp_path / "stopped")
+    with pytest.raises(Saved) as saved:
+        # After step 5, where no checkpoint is due.
+        stopped.train(asked_to_stop=lambda: bool(stopped.scores) and stopped.scores[-1]["step"] == 4)
+    assert (saved.value.step, saved.value.steps) == (5, 6)
+    assert Checkpoints(stopped.folder).steps() == [3, 5]
+    assert [record["step"] for record in stopped.records] == [0, 1, 2, 3, 4]
+    again = Alone(stores, tmp_path / "stopped")
+    assert equal(again.train(), expected)
+    assert stopped.scores + again.scores == whole.scores
+    verdict = audit(read_logs(stopped.folder), None)
+    assert (verdict.attempts, verdict.lost, verdict.repeated, verdict.recomputed) == (2, 0, 0, 0)

@@ -10,12 +10,13 @@ import pytest
 import torch
 
 from mtkd_dist.data import ImageStore
+from mtkd_dist.habits import EXIT_FAILED, EXIT_OK
 from mtkd_dist.methods import Supervised
 from mtkd_dist.pools.render import RenderedTeachers
 from mtkd_dist.train.cached_source import CachedSource
 from mtkd_dist.train.consumption import ConsumptionLog, Header, log_path
 from mtkd_dist.train.source import LocalSource, Share, Source, slots_of_rank
-from mtkd_dist.verify_run import EXIT_FINE, EXIT_WRONG, main
+from mtkd_dist.verify_run import main
 from tests.nets import make_plan, make_store
 
 CPU = torch.device("cpu")
@@ -74,7 +75,7 @@ def test_the_pixels_that_two_ranks_of_uneven_shares_took_are_those_of_the_plan(
     store: ImageStore, tmp_path: Path, capsys: pytest.CaptureFixture[str], source: str
 ) -> None:
     consume(store, tmp_path, SOURCES[source])
-    assert main([str(tmp_path)]) == EXIT_FINE
+    assert main([str(tmp_path)]) == EXIT_OK
     told = "distil: 3 steps, 18 samples, 1 attempt: 0 lost, 0 repeated, 0 wrong (0 recomputed, 0 skipped)\n"
     assert capsys.readouterr().out == told
 
@@ -85,7 +86,7 @@ def test_a_sample_that_is_missing_from_a_line_is_lost_and_ends_with_status_1(
 ) -> None:
     path = log_path(consume(store, tmp_path, SOURCES["cached"]), 1, rank)
     change(path, 1, checks=checks(path, 1)[1:])
-    assert main([str(tmp_path)]) == EXIT_WRONG
+    assert main([str(tmp_path)]) == EXIT_FAILED
     assert "1 lost, 0 repeated, 0 wrong (0 recomputed, 0 skipped)" in capsys.readouterr().out
 
 
@@ -94,5 +95,5 @@ def test_a_slot_that_the_log_names_as_left_out_is_skipped_and_fine(
 ) -> None:
     path = log_path(consume(store, tmp_path, SOURCES["cached"]), 1, 0)
     change(path, 1, checks=checks(path, 1)[SLOT:], skipped=[0])
-    assert main([str(tmp_path)]) == EXIT_FINE
+    assert main([str(tmp_path)]) == EXIT_OK
     assert "0 lost, 0 repeated, 0 wrong (0 recomputed, 2 skipped)" in capsys.readouterr().out

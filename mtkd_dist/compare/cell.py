@@ -41,6 +41,7 @@ from mtkd_dist.stages.teachers import ReadyTeachers
 from mtkd_dist.stages.training import Training
 from mtkd_dist.tracking.tracker import Untracked
 from mtkd_dist.train.answered_here import answered_here
+from mtkd_dist.train.stopping import Saved
 
 LOG = "cell.log"
 NOBODY = ReadyTeachers((), {}, {})
@@ -99,7 +100,12 @@ def score_references(shared: Shared, aggregators: dict[int, Path]) -> dict[str, 
 
 @contextlib.contextmanager
 def _run(shared: Shared, config: Config, folder: str) -> Iterator[Run]:
-    """A launch's `Run` in a folder of the comparison, with a log there of what it says and what goes wrong in it."""
+    """A launch's `Run` in a folder of the comparison, with a log there of what it says and what goes wrong in it.
+
+    Errors: Saved where the comparison was asked to stop, before anything is begun or in the middle of a training.
+    """
+    if shared.asked_to_stop():
+        raise Saved(0, config.distil.steps)
     output = shared.output / folder
     output.mkdir(parents=True, exist_ok=True)
     use_threads(shared.pool.threads)
@@ -119,8 +125,11 @@ def _run(shared: Shared, config: Config, folder: str) -> Iterator[Run]:
                 ImageStore.open(shared.images),
                 ImageStore.open(shared.validation) if shared.validation is not None else None,
                 {},
-                engine=OneProcess(folder, shared.pool, answered_here, note),
+                engine=OneProcess(folder, shared.pool, answered_here, note, asked_to_stop=shared.asked_to_stop),
             )
+        except Saved as saved:
+            note(str(saved))
+            raise
         except Exception:
             console.print(traceback.format_exc(), markup=False, highlight=False, soft_wrap=True)
             raise

@@ -16,6 +16,7 @@ from mtkd_dist.report.comparison import Cell, Comparison, Scores
 from mtkd_dist.report.comparison_csv import differences_csv, scores_csv, summary_csv
 from mtkd_dist.report.comparison_plot import draw
 from mtkd_dist.report.comparison_tables import markdown, screen
+from mtkd_dist.report.screen import even_if_quiet
 from mtkd_dist.stages.distil_method import needs_aggregator
 from mtkd_dist.stages.manifest import write_json, write_text
 from mtkd_dist.stages.run import say
@@ -111,7 +112,8 @@ def hand_back(outcomes: Outcomes, output: Path, tracker: Tracker, console: Conso
         tracker.run.artifact(output / name)
     if plot is not None:
         tracker.run.image(plot, plot.stem)
-    console.print(screen(comparison))
+    with even_if_quiet(console):
+        console.print(screen(comparison))
     say(console, f"tables  {output / TABLES}")
 
 

@@ -15,33 +15,50 @@ from mtkd_dist.compare.room import Room
 from mtkd_dist.compare.shared import Shared
 from mtkd_dist.compare.work import Work, reads_aggregate
 from mtkd_dist.pools.errors import root_cause
+from mtkd_dist.pools.interrupts import leaving
 from mtkd_dist.report.comparison import Cell, Scores
+from mtkd_dist.train.stopping import Saved
+
+POLL_SECONDS = 0.5
 
 
 def run_works(
-    shared: Shared, works: Sequence[Work], room: Room, retries: int
+    shared: Shared, works: Sequence[Work], room: Room, retries: int, stop: Callable[[], object] = lambda: None
 ) -> Iterator[tuple[Work | None, list[Cell] | dict[str, Scores] | str]]:
     """Each work as it ends, with its cells; under None, scores of what students are measured by. Or why there are none.
 
     Args:
         retries: so often a process that dies is started again; what it raises ends its own work only.
+        stop: called after the first Ctrl-C: `shared.asked_to_stop` is to be true from then on.
+
+    Errors: KeyboardInterrupt after the first Ctrl-C, once what was at work has saved; at once after the second.
     """
     tasks = _Tasks(shared, retries)
     # First the aggregators: others wait for them.
     seeds = dict.fromkeys(work.seed for work in works if reads_aggregate(shared.config, work))
     waiting: deque[int | Work | None] = deque([*seeds, *works, None])
     running: dict[Any, int | Work | None] = {}
-    while waiting or running:
-        while waiting and (room.concurrent is None or len(running) < room.concurrent):
-            if waiting[0] is None and any(isinstance(what, int) for what in running.values()):
-                break  # which aggregators can be scored is known when all have ended
-            what = waiting.popleft()
-            running[tasks.begin(what)] = what
-        (done, *_), _ = ray.wait(list(running))
-        what = running.pop(done)
-        # That an aggregator failed is told by those that wait for it.
-        if not isinstance(what, int):
-            yield what, _outcome(done)
+    told = False
+    with leaving() as leave:
+        while waiting or running:
+            while waiting and (room.concurrent is None or len(running) < room.concurrent):
+                if waiting[0] is None and any(isinstance(what, int) for what in running.values()):
+                    break  # which aggregators can be scored is known when all have ended
+                what = waiting.popleft()
+                running[tasks.begin(what)] = what
+            done, _ = ray.wait(list(running), timeout=POLL_SECONDS)
+            if leave.asked and not told:
+                waiting.clear()
+                stop()
+                told = True
+            leave.check()
+            for task in done:
+                what, outcome = running.pop(task), _outcome(task)
+                # That an aggregator failed is told by those that wait for it.
+                if outcome is not None and not isinstance(what, int):
+                    yield what, outcome
+    if leave.asked:
+        raise KeyboardInterrupt("What was at work is saved.")
 
 
 class _Tasks:
@@ -74,7 +91,8 @@ def _references(shared: Shared, seeds: Sequence[int], *aggregators: Path) -> dic
 
 
 def _outcome(task: Any) -> Any:
+    """None where it was asked to stop."""
     try:
         return ray.get(task)
     except RayError as error:
-        return root_cause(error)
+        return None if isinstance(error, Saved) else root_cause(error)

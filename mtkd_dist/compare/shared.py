@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from mtkd_dist.pools.render import arithmetic_here
 from mtkd_dist.stages.answers import outputs_folder
 from mtkd_dist.stages.run import Run
 from mtkd_dist.stages.teachers import ReadyTeachers
+from mtkd_dist.train.stopping import nobody_asks
 
 
 @dataclass(frozen=True)
@@ -32,9 +34,11 @@ class Shared:
     sets: dict[str, str]
     """Name of each test set -> digest of its photographs."""
     teachers: ReadyTeachers
+    asked_to_stop: Callable[[], bool] = nobody_asks
+    """Whether cells are to save and end."""
 
 
-def share(run: Run, teachers: ReadyTeachers, pool: PoolSize) -> Shared:
+def share(run: Run, teachers: ReadyTeachers, pool: PoolSize, asked_to_stop: Callable[[], bool] = nobody_asks) -> Shared:
     given = aggregator_path(run.config.aggregator)
     return Shared(
         config=dataclasses.replace(
@@ -56,4 +60,5 @@ def share(run: Run, teachers: ReadyTeachers, pool: PoolSize) -> Shared:
         ),
         sets={name: store.digest for name, store in run.sets.items()},
         teachers=teachers,
+        asked_to_stop=asked_to_stop,
     )

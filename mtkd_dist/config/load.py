@@ -49,6 +49,11 @@ def keys_of(tree: type, prefix: str = "") -> dict[str, Any]:
     return keys
 
 
+def settings_of(tree: type, mappings: Mapping[str, type]) -> dict[str, Any]:
+    """The keys that have a flag, with their types; `mappings` as in `load_tree`."""
+    return {key: kind for key, kind in _keys(tree, mappings).items() if not dataclasses.is_dataclass(kind)}
+
+
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """{"a": {"b": 1}} -> {"a.b": 1}."""
     flat: dict[str, Any] = {}
@@ -275,7 +280,7 @@ def _refuse_wrong_keys(values: Mapping[Any, Any], where: str, known: Mapping[str
     for name, value in values.items():
         key = f"{prefix}{name}"
         if key not in known:
-            raise ConfigError(f"{where}: unknown key {key!r}.{nearest(key, known)} `--help` lists all keys.")
+            raise ConfigError(f"{where}: unknown key {key!r}.{nearest(key, known)} `--help-all` lists all keys.")
         if dataclasses.is_dataclass(known[key]):
             if not isinstance(value, Mapping):
                 raise ConfigError(f"{where}: {key} is a group of keys, got {value!r}; expected `{key}: {{...}}`.")
@@ -292,7 +297,7 @@ def _refuse_unknown_flags(argv: Sequence[str], keys: Mapping[str, Any]) -> None:
         flag = word.split("=", 1)[0]
         if flag.startswith("--") and flag[2:].rstrip("+") not in known:
             close = nearest(flag, ["--" + key for key in known])
-            raise ConfigError(f"unknown flag {flag}.{close} `--help` lists all flags.")
+            raise ConfigError(f"unknown flag {flag}.{close} `--help-all` lists all flags.")
 
 
 def _explain(message: str, keys: Mapping[str, Any]) -> str:

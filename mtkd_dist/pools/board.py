@@ -8,9 +8,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import ray
+from ray.actor import ActorHandle
 from ray.exceptions import ActorDiedError
 
 from mtkd_dist.pools.errors import TrainingFailed, root_cause
+from mtkd_dist.pools.nodes import on_this_node
+
+FIRST_SECONDS = 10.0
+"""So long whoever is about to begin waits for the board to say whether to stop."""
 
 
 class Board:
@@ -18,6 +23,7 @@ class Board:
         self._first = 0
         self._records: list[dict[str, Any]] = []
         self._links: list[Any] = []
+        self._stops = False
 
     def post(self, records: list[dict[str, Any]]) -> None:
         self._records.extend(records)
@@ -39,8 +45,42 @@ class Board:
         """As announced last; empty before that."""
         return self._links
 
+    def stop(self) -> None:
+        """Whoever trains is to save and end."""
+        self._stops = True
+
+    def stops(self) -> bool:
+        return self._stops
+
 
 BoardActor = ray.remote(num_cpus=0)(Board)
+
+
+def start_board() -> ActorHandle:
+    """One on this node; it ends when the driver lets go of it."""
+    return BoardActor.options(scheduling_strategy=on_this_node()).remote()
+
+
+class AskedToStop:
+    """Whether the driver wants whoever trains to save and end. Travels to them.
+
+    Only the first call waits for the board; each later one has the answer to what the one before it asked.
+    """
+
+    def __init__(self, board: ActorHandle) -> None:
+        self._board = board
+        self._answer: ray.ObjectRef[bool] | None = None
+
+    def __call__(self) -> bool:
+        seconds = FIRST_SECONDS if self._answer is None else 0
+        self._answer = self._answer or self._board.stops.remote()
+        if not ray.wait([self._answer], timeout=seconds)[0]:
+            return False
+        answer, self._answer = self._answer, self._board.stops.remote()
+        try:
+            return bool(ray.get(answer))
+        except ray.exceptions.RayError:  # the board is dead, which its driver notices
+            return False
 
 
 def answer_of_board(call: ray.ObjectRef[Any], timeout: float | None = None) -> Any:

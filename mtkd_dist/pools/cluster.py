@@ -19,6 +19,7 @@ from ray.exceptions import AuthenticationError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mtkd_dist.config.tree import ClusterConfig
+from mtkd_dist.pools.errors import ClusterError
 from mtkd_dist.pools.placement import Resources
 
 REACH_SECONDS = 10.0
@@ -29,10 +30,6 @@ ACCELERATOR = "accelerator_type:"
 """Ray has a resource of this name for each type of GPU."""
 
 logger = logging.getLogger(__name__)
-
-
-class ClusterError(RuntimeError):
-    """Ray could not be reached; the message says what was tried."""
 
 
 @contextlib.contextmanager
@@ -109,7 +106,7 @@ def sigterm_as_interrupt() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, _interrupt)
+    before = signal.signal(signal.SIGTERM, interrupt)
     try:
         yield
     finally:
@@ -117,7 +114,8 @@ def sigterm_as_interrupt() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:
+def interrupt(number: int, frame: FrameType | None) -> None:
+    """What SIGTERM does under `sigterm_as_interrupt`."""
     handler = signal.getsignal(signal.SIGINT)
     # A job in the background of a shell ignores Ctrl-C, which SIGTERM is not to be ignored with.
     (handler if callable(handler) else signal.default_int_handler)(number, frame)
@@ -207,7 +205,7 @@ def _keep_token_private() -> None:
 
 def _join(address: str) -> None:
     where = f"the Ray cluster at {address}"
-    _reach(address)
+    reach(address)
     try:
         _init(address)
     except (AuthenticationError, ConnectionError, ValueError, RuntimeError) as error:
@@ -223,7 +221,7 @@ def _join(address: str) -> None:
         raise ClusterError(f"cannot join {where}: {error}; is it running (ray status, on its head node)?") from error
 
 
-def _reach(address: str) -> None:
+def reach(address: str) -> None:
     """Errors: ClusterError where nobody listens at HOST:PORT."""
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal():

@@ -12,6 +12,10 @@ class TrainingFailed(RuntimeError):
     """A pool failed for good; the message is the first cause."""
 
 
+class ClusterError(RuntimeError):
+    """Ray could not be reached; the message says what was tried."""
+
+
 def root_cause(error: BaseException) -> str:
     """`ValueError: ...`, the last error that Ray's text tells of; the whole story is in the log."""
     text = str(error).strip()
@@ -20,3 +24,8 @@ def root_cause(error: BaseException) -> str:
     if named:
         text = f"{named[-1][1]}: {text[named[-1].end() :]}"
     return "\n".join(text.splitlines()[:LINES]) or repr(error)
+
+
+def is_of_ray(error: BaseException) -> bool:
+    """Also of an error of a worker that Ray hands on as one of the worker's own type: its text is a traceback."""
+    return any(kind.__module__.partition(".")[0] == "ray" for kind in type(error).__mro__)

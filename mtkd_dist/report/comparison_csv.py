@@ -30,6 +30,11 @@ def scores_csv(comparison: Comparison) -> str:
 
 def summary_csv(comparison: Comparison) -> str:
     """A row for each method, student, set and metric: mean and deviation over seeds, and what the training cost."""
+    return _csv((*SUMMARY, *COST), (row.values() for row in summary_rows(comparison)))
+
+
+def summary_rows(comparison: Comparison) -> list[dict[str, Any]]:
+    """The same by the names of the columns; None where there is nothing."""
     rows = []
     for one in summaries(comparison):
         cost = [getattr(one, name) for name in COST]
@@ -37,8 +42,9 @@ def summary_csv(comparison: Comparison) -> str:
             for metric in LUMA:
                 spread = one.scores[name][metric] if name in one.scores else None
                 of_seeds = (spread.seeds, spread.mean, spread.deviation) if spread else (0, None, None)
-                rows.append((one.method, one.student, name, metric, *of_seeds, *cost))
-    return _csv((*SUMMARY, *COST), rows)
+                values = (one.method, one.student, name, metric, *of_seeds, *cost)
+                rows.append(dict(zip((*SUMMARY, *COST), values, strict=True)))
+    return rows
 
 
 def differences_csv(comparison: Comparison) -> str:
@@ -62,7 +68,7 @@ def _scored(names: tuple[Any, ...], scores: Scores) -> Iterator[tuple[Any, ...]]
             yield (*names, test_set, image, *values)
 
 
-def _csv(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+def _csv(header: Sequence[str], rows: Iterable[Iterable[Any]]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)

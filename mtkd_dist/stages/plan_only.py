@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import json
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from mtkd_dist.models import (
     aggregator_metadata,
@@ -16,6 +18,7 @@ from mtkd_dist.models import (
     save_network,
 )
 from mtkd_dist.pools.teacher_worker import TeacherFile
+from mtkd_dist.report.screen import even_if_quiet
 from mtkd_dist.report.split_table import split_table
 from mtkd_dist.stages.aggregate import aggregate_training
 from mtkd_dist.stages.distil import distil_training
@@ -27,14 +30,16 @@ from mtkd_dist.stages.teachers import ReadyTeachers
 from mtkd_dist.stages.training import Training, jobs_of
 
 
-def show_plan(run: Run) -> None:
+def show_plan(run: Run) -> dict[str, Any]:
     """Measure all stages with two pools anew, print their tables, leave `plan.json` for the run that follows.
+
+    Returns what that file holds.
 
     What is still to be trained is measured with random weights, on which its time does not depend.
     """
     if not distil_method(run.config).needs_teachers:
         run.say(f"The method {run.config.method} asks no teachers: all devices are the student's, nothing is to split.")
-        return
+        return {}
     # In the output folder, which all nodes see.
     with tempfile.TemporaryDirectory(prefix=".plan-", dir=run.output) as folder:
         teachers = _teachers(run, Path(folder))
@@ -45,15 +50,18 @@ def show_plan(run: Run) -> None:
         for training in trainings:
             _show(run, training)
     run.say(f"The run takes these splits from {run.output / FILE}; the flags of the pools win over it.")
+    plans: dict[str, Any] = json.loads((run.output / FILE).read_text())
+    return plans
 
 
 def _show(run: Run, training: Training) -> None:
     jobs = functools.partial(jobs_of, run, training)
     plan = plan_stage(run, training.stage, training.config, jobs)
     title = f"{training.stage}: {training.config.steps} steps of {plan.step.batch_size} images"
-    run.console.print(
-        split_table(title, plan.devices.kind, plan.costs, plan.forecasts, plan.chosen, plan.cached, plan.images)
-    )
+    with even_if_quiet(run.console):
+        run.console.print(
+            split_table(title, plan.devices.kind, plan.costs, plan.forecasts, plan.chosen, plan.cached, plan.images)
+        )
 
 
 def _teachers(run: Run, folder: Path) -> ReadyTeachers:

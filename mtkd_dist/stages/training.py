@@ -30,6 +30,7 @@ from mtkd_dist.stages.run import Run, layout_of
 from mtkd_dist.stages.split import StagePlan, choose_layout, devices_of
 from mtkd_dist.train.checkpoints import BEST
 from mtkd_dist.train.job import StudentJob, StudentNet
+from mtkd_dist.train.stopping import Saved
 from mtkd_dist.train.students import MAIN, weights_of_each
 from mtkd_dist.train.trainer import run_training
 from mtkd_dist.train.validation import ValidationJob
@@ -246,7 +247,10 @@ def _train(run: Run, training: Training, checkpoints: Path) -> tuple[dict[str, T
         History(half_done.history_of(checkpoints), job_config.steps, run.say) as history,
     ):
         course = Course(training.stage, layout, student, config.link, progress, tracked, history, run.say)
-        weights = run_training(student, teacher, layout, config.link, checkpoints, course.update, validation)
+        try:
+            weights = run_training(student, teacher, layout, config.link, checkpoints, course.update, validation)
+        except Saved as saved:
+            raise KeyboardInterrupt(f"{training.stage} is {saved}.") from saved
     summary = course.summary()
     ran = course.ran(devices_of(run))
     if ran is not None:

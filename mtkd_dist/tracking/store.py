@@ -57,6 +57,28 @@ class RunIds:
         os.replace(fresh, self._path)
 
 
+def _set_patience() -> None:
+    # MLflow's own defaults (7 retries, 120 s each) would hold the queue for many minutes.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    # A training job should call no third party that its user did not name.
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+
+def problem_at(address: str) -> str | None:
+    """Why MLflow does not answer at a tracking URI, in a line; None where it does. Waits for the network."""
+    _set_patience()
+    try:
+        from mlflow import MlflowClient
+
+        MlflowClient(tracking_uri=address).search_experiments(max_results=1)
+    except Exception as error:  # of MLflow, a data base or the network: whatever it is, it is the answer
+        return (
+            f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no reason given'}"
+        )
+    return None
+
+
 class Store:
     """MLflow at `MLFLOW_TRACKING_URI`, or `mlflow.db` with `mlartifacts/` in `output` when that is not set.
 
@@ -65,11 +87,7 @@ class Store:
     """
 
     def __init__(self, output: Path, experiment: str, warn: Callable[[str], None]):
-        # MLflow's own defaults (7 retries, 120 s each) would hold the queue for many minutes.
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-        # A training job should call no third party that its user did not name.
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        _set_patience()
         from mlflow import MlflowClient
 
         output = output.resolve()

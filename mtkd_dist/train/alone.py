@@ -19,6 +19,7 @@ from mtkd_dist.train.checkpoints import to_cpu
 from mtkd_dist.train.job import StudentJob
 from mtkd_dist.train.loop import due, train
 from mtkd_dist.train.source import Share, Source
+from mtkd_dist.train.stopping import Stopping, nobody_asks, saved_in
 from mtkd_dist.train.validation import Validation, ValidationJob, best_weights
 
 Sources = Callable[[int, Share, torch.device], Source]
@@ -33,6 +34,7 @@ def train_alone(
     say: Callable[[str], None],
     source: Sources | None = None,
     post: Callable[[list[dict[str, Any]]], None] = lambda records: None,
+    asked_to_stop: Callable[[], bool] = nobody_asks,
 ) -> dict[str, Tensor]:
     """Train to the end, going on from the newest checkpoint in `folder`; returns the resulting weights on the CPU.
 
@@ -44,9 +46,10 @@ def train_alone(
         say: takes notes, such as a validation without a score: that costs the score, and not the training.
         source: who gives the batches; None: what lies in files.
         post: takes the records of the steps; see `mtkd_dist.train.loop.train`.
+        asked_to_stop: looked at about twice a second.
 
-    Errors: NonFiniteLoss, CheckpointError, Superseded; TrainingFailed where the best weights are wanted and there are
-    none; what `validated` raises.
+    Errors: Saved where it was asked to stop before the end; NonFiniteLoss, CheckpointError, Superseded; TrainingFailed
+    where the best weights are wanted and there are none; what `validated` raises.
     """
     training = job.training
     use_threads(job.pool.threads)
@@ -93,7 +96,11 @@ def train_alone(
             checkpoint=checkpoint,
             validate=validate,
             post=post,
+            stops=Stopping(state.step, asked_to_stop),
         )
+        attempt.written()
+        if state.step < training.steps:
+            raise saved_in(folder, training.steps, say)
     finally:
         attempt.close()
     return best_weights(validation, folder) if training.result == "best" else to_cpu(state.result())

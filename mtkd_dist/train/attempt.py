@@ -81,7 +81,7 @@ class Attempt:
         """
         last = state.step == self._job.training.steps
         error = self._sync(last)
-        if self._all_ranks(error is None):
+        if all(self.least([int(error is None)])):
             if self._rank == 0:
                 self._writer.save(state.step, state.state_dict(), last)
             return
@@ -97,6 +97,14 @@ class Attempt:
         Errors: Superseded.
         """
         self._writer.wait()
+
+    def least(self, numbers: Sequence[int]) -> list[int]:
+        """The least of each over all ranks, which all call this equally often."""
+        if self._world_size == 1:
+            return list(numbers)
+        everywhere = torch.tensor(list(numbers), device=self._device)
+        torch.distributed.all_reduce(everywhere, torch.distributed.ReduceOp.MIN)
+        return [int(number) for number in everywhere.tolist()]
 
     def close(self) -> None:
         self._log.close()
@@ -144,10 +152,3 @@ class Attempt:
         except OSError as error:
             return error
         return None
-
-    def _all_ranks(self, fine: bool) -> bool:
-        if self._world_size == 1:
-            return fine
-        everywhere = torch.tensor([int(fine)], device=self._device)
-        torch.distributed.all_reduce(everywhere, torch.distributed.ReduceOp.MIN)
-        return bool(everywhere.item())

@@ -31,20 +31,23 @@ def train(
     checkpoint: Callable[[], None],
     validate: Callable[[], None],
     post: Callable[[list[dict[str, Any]]], None],
+    stops: Callable[[int], bool] = lambda done: False,
 ) -> None:
-    """Train from `state.step` to `config.steps`: the network, or several `Students` from the same batches.
+    """Train from `state.step` to `config.steps`, or until it `stops`: the network, or several `Students` from the same
+    batches.
 
     Args:
         network: `state.model`, or its DDP wrapper (of several students, that of each); only it is in DDP, never a
             teacher.
         consumed: called after every optimizer step with its number, the batch's checks and the slots that were skipped.
-        checkpoint: called on every rank every `checkpoint_every` steps and at the end.
+        checkpoint: called on every rank every `checkpoint_every` steps and at the end, also where that comes early.
         validate: the same for `validate_every`, just before; and where training goes on from such a step, because
             whoever stopped it may have stopped that validation too.
         post: takes records {"step", "learning_rate", "wait_seconds", "loss", parts..., "gradient_norm"}; of several
             students loss and norm are those of all together, and the parts are "NAME/loss" and "NAME/PART". The last
             of a posting also has "images_per_second" (all ranks together), "students" (PoolShares of this rank) and
             what these are shares of: "so_far" {"seconds", "images"} since this call (images of all ranks together).
+        stops: asked after every step, with the steps that are done, whether to end there; the same on all ranks.
 
     Errors: NonFiniteLoss, on all ranks at the same step.
     """
@@ -68,12 +71,15 @@ def train(
         consumed(step, batch.checks, source.share.skipped.get(step, ()))
         records.add(step, learning_rate, losses, gradient_norm, batch)
         validates = due(state.step, config.validate_every, config.steps)
-        saves = due(state.step, config.checkpoint_every, config.steps)
+        stopped = stops(state.step)
+        saves = stopped or due(state.step, config.checkpoint_every, config.steps)
         records.end(step, flush=saves or validates)
         if validates:
             validate()
         if saves:
             checkpoint()
+        if stopped:
+            return
         records.ready()
 
 

@@ -49,6 +49,8 @@ class News:
         self._teachers = teachers
         self._read = 0
         self._stats: dict[str, Any] = {}
+        self.begun = False
+        """Whether students have begun to train."""
         self._asked: set[int] = set()
         self._answered: set[int] = set()
         self._failure = Failure(ranks)
@@ -66,6 +68,7 @@ class News:
         if stats and (spilled := self._spilled.bytes()) is not None:
             stats["bytes_spilled"] = spilled
         self._students.add(records)
+        self.begun = self.begun or any("begun" in record for record in records)
         self._asked |= {record["asked"] for record in records if "asked" in record}
         self._answered |= {record["answered"] for record in records if "answered" in record}
         update = Update(

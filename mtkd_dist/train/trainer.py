@@ -9,18 +9,20 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import ray
 import torch
+from ray.actor import ActorHandle
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from mtkd_dist.config.tree import LinkConfig
-from mtkd_dist.pools.board import BoardActor
+from mtkd_dist.pools.board import start_board
 from mtkd_dist.pools.cluster import has_real_gpus
 from mtkd_dist.pools.errors import TrainingFailed, root_cause
-from mtkd_dist.pools.nodes import on_this_node, teacher_strategies
+from mtkd_dist.pools.interrupts import FINISHING, Leave, leaving
+from mtkd_dist.pools.nodes import teacher_strategies
 from mtkd_dist.pools.placement import Layout, PoolSize
 from mtkd_dist.pools.reservation import reserved
 from mtkd_dist.pools.teacher_pool import TeacherPool
@@ -29,6 +31,7 @@ from mtkd_dist.train.checkpoints import Checkpoints
 from mtkd_dist.train.job import StudentJob
 from mtkd_dist.train.news import News, Update
 from mtkd_dist.train.state import TrainState
+from mtkd_dist.train.stopping import saved_in
 from mtkd_dist.train.validation import ValidationJob, best_weights
 from mtkd_dist.train.validator import validator, wait_until_idle
 from mtkd_dist.train.worker import student_worker
@@ -54,10 +57,10 @@ def run_training(
     """Train to the end, going on from the newest checkpoint in `folder`; returns the resulting weights on the CPU.
 
     `on_update` is called about twice a second, on the calling thread. The end waits for the last validation.
-    Errors: TrainingFailed; KeyboardInterrupt passes through at once. The student group ends with this process's
-    connection to Ray.
+    Errors: TrainingFailed; Saved after the first Ctrl-C; KeyboardInterrupt after the second, or where no student had
+    begun. The student group ends with this process's connection to Ray.
     """
-    board = BoardActor.options(scheduling_strategy=on_this_node()).remote()
+    board = start_board()
     with contextlib.ExitStack() as stack:
         pool = None
         if teacher is not None and layout.teachers is not None:
@@ -95,24 +98,52 @@ def run_training(
         )
         news = News(board, pool, layout.students.workers)
         fitting = _in_background(trainer.fit)
+        leave = _wait(fitting, pool, board, news, on_update)
+        try:
+            fitting.result()
+        except ray.train.TrainingFailedError as error:
+            raise TrainingFailed(_first_failure(error)) from error
+        say = functools.partial(news.say, on_update)
+        saved = saved_in(folder, student.training.steps, say) if leave.asked else None
+
+        def poll() -> None:
+            news.pass_on(on_update)
+            if saved is not None and leave.overdue:
+                raise saved
+
+        poll()  # of the last steps
+        if judge is not None:
+            # Also before an early end: the best weights may be those of a validation that is still to come.
+            wait_until_idle(judge, poll, say)
+            if lost := news.unanswered():
+                steps = ", ".join(map(str, lost))
+                say(f"validations after step {steps} are lost, because the validator died; see the log")
+        if saved is not None:
+            raise saved
+    if student.training.result == "best":
+        return best_weights(validation, folder)
+    return _result(student, Checkpoints(folder), functools.partial(news.say, on_update))
+
+
+def _wait(
+    fitting: Future[Any], pool: TeacherPool | None, board: ActorHandle, news: News, on_update: Callable[[Update], None]
+) -> Leave:
+    """Until the students have ended, which the first Ctrl-C asks them to. Errors: TrainingFailed, KeyboardInterrupt."""
+    told = False
+    with leaving() as leave:
         while not fitting.done():
             concurrent.futures.wait([fitting], POLL_SECONDS)
             if pool is not None:
                 pool.heal()
             news.pass_on(on_update)
-        try:
-            fitting.result()
-        except ray.train.TrainingFailedError as error:
-            raise TrainingFailed(_first_failure(error)) from error
-        news.pass_on(on_update)  # of the last steps
-        if judge is not None:
-            wait_until_idle(judge, functools.partial(news.pass_on, on_update), functools.partial(news.say, on_update))
-            if lost := news.unanswered():
-                steps = ", ".join(map(str, lost))
-                news.say(on_update, f"validations after step {steps} are lost, because the validator died; see the log")
-    if student.training.result == "best":
-        return best_weights(validation, folder)
-    return _result(student, Checkpoints(folder), functools.partial(news.say, on_update))
+            if leave.asked and not told:
+                if not news.begun:
+                    raise KeyboardInterrupt  # there is nothing to save
+                board.stop.remote()
+                news.say(on_update, FINISHING)
+                told = True
+            leave.check()
+    return leave
 
 
 def _backend(pool: PoolSize) -> str:

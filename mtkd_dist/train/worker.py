@@ -11,6 +11,7 @@ import ray.train
 import ray.train.torch
 from torch.nn.parallel import DistributedDataParallel
 
+from mtkd_dist.pools.board import AskedToStop
 from mtkd_dist.pools.device import pick_device, use_threads
 from mtkd_dist.pools.errors import root_cause
 from mtkd_dist.pools.link import LinkError
@@ -22,6 +23,7 @@ from mtkd_dist.train.link_source import LinkSource
 from mtkd_dist.train.loop import train
 from mtkd_dist.train.nonfinite import NonFiniteLoss
 from mtkd_dist.train.source import Share, Source, slots_of_rank
+from mtkd_dist.train.stopping import Stopping, nobody_asks
 from mtkd_dist.train.students import replaced
 from mtkd_dist.train.validator import ask
 
@@ -55,6 +57,8 @@ def student_worker(config: dict[str, Any]) -> None:
     wrap = functools.partial(DistributedDataParallel, broadcast_buffers=False)
     network = replaced(state.model, wrap) if world_size > 1 else state.model
     validates = rank == 0 and validator is not None
+    if rank == 0:
+        board.post.remote([{"begun": attempt.start}])
     try:
         train(
             state,
@@ -69,7 +73,9 @@ def student_worker(config: dict[str, Any]) -> None:
             checkpoint=functools.partial(attempt.checkpoint, state),
             validate=lambda: ask(validator, board, state.step, state.result()) if validates else None,
             post=board.post.remote if rank == 0 else functools.partial(_post_shares, board, rank, world_size),
+            stops=Stopping(state.step, AskedToStop(board) if rank == 0 else nobody_asks, attempt.least),
         )
+        attempt.written()
     except (NonFiniteLoss, LinkError, CheckpointError) as error:
         # Would happen again after each restart by Ray Train: the driver gives up at once.
         knows = not isinstance(error, NonFiniteLoss) or error.names_samples

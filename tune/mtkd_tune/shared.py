@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from mtkd_dist.stages.answers import outputs_folder
 from mtkd_dist.stages.run import Run
 from mtkd_dist.stages.teachers import ReadyTeachers
 from mtkd_dist.train.live import LiveTeachers
+from mtkd_dist.train.stopping import nobody_asks
 from mtkd_tune.tree import SweepConfig
 
 
@@ -33,6 +35,8 @@ class Shared:
     teachers: ReadyTeachers
     live: LiveTeachers | None = None
     """None: the teachers' images are rendered."""
+    asked_to_stop: Callable[[], bool] = nobody_asks
+    """Whether trials are to save and end."""
 
     @property
     def parts(self) -> int:

@@ -6,22 +6,23 @@ import contextlib
 import dataclasses
 import datetime
 import functools
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from rich.console import Console
 
-from mtkd_dist.command import EXIT_INTERRUPTED, EXIT_USAGE, refuse_unseen, work_in
+from mtkd_dist.command import refuse_unseen, work_in
 from mtkd_dist.config.load import ConfigError, flatten
 from mtkd_dist.config.tree import Config
+from mtkd_dist.habits import Habits, Parser, command, show_help
 from mtkd_dist.methods import Aggregation
 from mtkd_dist.pools.cluster import cluster, sigterm_as_interrupt
 from mtkd_dist.pools.errors import TrainingFailed
 from mtkd_dist.pools.teacher_hosts import TeacherHosts
 from mtkd_dist.pools.teacher_worker import TeacherJob
+from mtkd_dist.report.screen import even_if_quiet
 from mtkd_dist.stages.answers import prepare, rendered_teachers
 from mtkd_dist.stages.check import check
 from mtkd_dist.stages.distil_method import in_force
@@ -36,6 +37,7 @@ from mtkd_tune.aggregates import forget_aggregates
 from mtkd_tune.check import check_sweep
 from mtkd_tune.cost import aggregators_work, cost, sentences, teachers_work
 from mtkd_tune.load import base_config, load_sweep
+from mtkd_tune.ranking import best, ranked
 from mtkd_tune.results import BEST, hand_back
 from mtkd_tune.room import Room, room_of
 from mtkd_tune.rows import TrialRow
@@ -45,40 +47,70 @@ from mtkd_tune.space import Space
 from mtkd_tune.study import run_trials
 from mtkd_tune.table import screen, trial_line
 from mtkd_tune.tracking import TrackTrials, mark_best, track_files
-from mtkd_tune.tree import SweepConfig
+from mtkd_tune.tree import Objective, SweepConfig
 
 LOG = "sweep.log"
 FILE = "sweep.yaml"
+SETTINGS: tuple[type, dict[str, type]] = (SweepConfig, {"launch": Config})
+"""What flags may set, for shells that complete them."""
+EXAMPLE = """example:
+  python -m mtkd_tune --config sweep.yaml --num-samples 20 --num-gpus 8 \\
+      --output runs/sweep
+"""
 GUESTS = 16
 """Trials whose jobs a host of live teachers remembers, at least."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
-    try:
-        return _main(sys.argv[1:] if argv is None else argv)
-    except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
+    """Run the command; returns its exit status (`mtkd_dist.habits`)."""
+    return command(argv, _main)
 
 
-def _main(argv: Sequence[str]) -> int:
-    try:
-        sweep = load_sweep(argv)
-        used, left_out = in_force(base_config(sweep))
-        base = fetched(used, print)
-        check(base)
-        space = Space.parse(sweep.search, base)
-        check_sweep(sweep, base, space)
-        output = Path(sweep.output).resolve()
-        check_folder(sweep, output)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_USAGE
+def parser() -> Parser:
+    """What `--help` shows."""
+    parser = Parser(
+        "python -m mtkd_tune",
+        "Search settings of aggregator, loss and training, with teachers that answer\n"
+        "once for all trials. Without flags: a search of minutes.",
+        EXAMPLE,
+        usage="%(prog)s [FLAGS]",
+    )
+    add = parser.add_argument
+    add("--help-all", action="store_true", help="list every setting but those of --launch.*")
+    add("--config", metavar="FILE", help="YAML file of any settings, and of what is searched")
+    add("--launch.data", nargs="+", metavar="DIR", help="any setting of a launch, for all trials alike")
+    add("--target", choices=("distil", "aggregate"), help="the training whose scores count")
+    add(
+        "--objectives",
+        nargs="+",
+        metavar="O",
+        choices=get_args(Objective),
+        help="psnr_y, and params or latency_ms",
+    )
+    add("--num-samples", type=int, metavar="N", help="trials")
+    add("--scheduler", choices=("asha", "none", "pbt"), help="early stopping, or population-based")
+    add("--trial.gpus", type=float, metavar="N", help="of one trial, also a part of one (0.5)")
+    add("--num-gpus", type=int, metavar="N", help="of the whole sweep; default: all")
+    add("--resume", action="store_true", help="go on with the sweep in the output folder")
+    add("--output", metavar="DIR", help="of everything")
+    return parser
+
+
+def _main(words: list[str], habits: Habits) -> object:
+    sweep = load_sweep(show_help(words, parser()))
+    used, left_out = in_force(base_config(sweep))
+    base = fetched(used, habits.tell)
+    check(base)
+    space = Space.parse(sweep.search, base)
+    check_sweep(sweep, base, space)
+    output = Path(sweep.output).resolve()
+    check_folder(sweep, output)
     return work_in(
         output,
         LOG,
         "sweep",
-        "Interrupted. The same command with --resume goes on.",
+        "The same command with --resume goes on.",
+        habits,
         lambda console: run_sweep(sweep, base, space, output, console, left_out),
     )
 
@@ -113,8 +145,8 @@ def settings_of(sweep: SweepConfig) -> dict[str, Any]:
 
 def run_sweep(
     sweep: SweepConfig, base: Config, space: Space, output: Path, console: Console, left_out: Sequence[str] = ()
-) -> None:
-    """`left_out`: a line about each thing that the method does not use.
+) -> dict[str, Any]:
+    """Returns what `--json` prints. `left_out`: a line about each thing that the method does not use.
 
     Errors: KeyboardInterrupt, once what is there is handed back; TrainingFailed where all trials failed; those of
     the stages of a launch."""
@@ -156,6 +188,13 @@ def run_sweep(
         raise
     finally:
         tracker.close(status)
+    chosen = best(track.rows(), sweep.objectives)
+    return {
+        "output": sweep.output,
+        "best": chosen and chosen.row.name,
+        "configuration": chosen and output / BEST,
+        "trials": [dataclasses.asdict(row) for row in ranked(track.rows())],
+    }
 
 
 def was_interrupted(rows: Sequence[TrialRow], trials: int) -> bool:
@@ -172,7 +211,7 @@ def _train_trials(sweep: SweepConfig, space: Space, run: Run, room: Room, track:
         shared = share(run, teachers, sweep, room.trial, live)
         write_text(run.output / FILE, yaml.safe_dump(settings_of(sweep), sort_keys=False))
         run.say(f"trials  {room.concurrent} at a time, {room.trial.cpus:g} CPUs and {room.trial.gpus:g} GPUs each")
-        run_trials(sweep, space, shared, room, run.output, track)
+        run_trials(sweep, space, shared, room, run.output, track, run.say)
 
 
 def _texts(config: Config) -> Mapping[str, str]:
@@ -222,7 +261,8 @@ def _hand_back(
     )
     mark_best(tracker, rows, sweep.objectives)
     track_files(tracker, handed.files)
-    console.print(screen(rows, sweep.objectives))
+    with even_if_quiet(console):
+        console.print(screen(rows, sweep.objectives))
     for line in [*sentences(spent), *handed.notes]:
         say(console, line)
     if output / BEST in handed.files:

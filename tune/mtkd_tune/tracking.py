@@ -127,6 +127,8 @@ class TrackTrials(Callback):
         self._began = clock()
         self._earlier_seconds = 0.0
         self._resumes = False
+        self.look: Callable[[set[str]], None] = lambda running: None
+        """Called before each step of Tune, on its thread, with the names of the trials that run."""
         _living[:] = [self]
 
     def __reduce__(self) -> tuple[Callable[[], TrackTrials], tuple[()]]:
@@ -155,6 +157,7 @@ class TrackTrials(Callback):
                 "trials have trained lies in trials/NAME. Begin another one (--output); with this one's "
                 "launch.answers.folder and teachers it has nothing to render or train again but the trials"
             )
+        self.look({str(trial) for trial in trials if trial.status == Trial.RUNNING})
 
     def wall_seconds(self) -> float:
         """Since this was made, and before: of all earlier starts of the sweep, each up to where Tune last saved it."""

@@ -30,6 +30,7 @@ from mtkd_dist.stages.distil_method import needs_aggregator
 from mtkd_dist.stages.run import Run
 from mtkd_dist.stages.training import Training
 from mtkd_dist.tracking.tracker import Untracked
+from mtkd_dist.train.stopping import Saved
 from mtkd_tune.aggregates import holding
 from mtkd_tune.card import memory_fraction
 from mtkd_tune.latency import latency_ms
@@ -57,7 +58,8 @@ def run_trial(config: Config, shared: Shared, name: str, report: Report, handed_
         handed_over: with pbt, such a folder, of this trial or another: training goes on from there, with the learning
             rate of `config` in all parts that are not done.
 
-    Errors: ValueError where no validation came to a score; whatever goes wrong is in the log, too.
+    Errors: ValueError where no validation came to a score; Saved where it was asked to stop; whatever goes wrong is in
+    the log, too.
     """
     folder = shared.trial_folder(name)
     folder.mkdir(parents=True, exist_ok=True)
@@ -65,6 +67,9 @@ def run_trial(config: Config, shared: Shared, name: str, report: Report, handed_
         console = Console(file=log, width=WIDTH_OF_A_FILE)
         try:
             _Trial(config, shared, name, report, handed_over, console).run()
+        except Saved as saved:
+            console.print(str(saved), markup=False, highlight=False)
+            raise
         except Exception:
             console.print(traceback.format_exc(), markup=False, highlight=False, soft_wrap=True)
             raise
@@ -98,7 +103,7 @@ class _Trial:
             ImageStore.open(shared.images),
             ImageStore.open(shared.validation),
             {},
-            engine=OneProcess(name, pool, shared.live, note, self._begins, self._scored),
+            engine=OneProcess(name, pool, shared.live, note, self._begins, self._scored, shared.asked_to_stop),
         )
         rates = training.rates if shared.parts else []
         self._reports = Reports(self._run.output, report, training.steps, rates, handed_over)
