@@ -25,6 +25,7 @@ from mtkd_dist.stages.mirror import MirrorError, mirrored, working_folder
 from mtkd_dist.stages.photos import prepare_images
 from mtkd_dist.stages.pipeline import run_stages
 from mtkd_dist.stages.plan_only import show_plan
+from mtkd_dist.stages.register import register_students
 from mtkd_dist.stages.run import Run, check_layouts, say
 from mtkd_dist.stages.split import FILE as PLAN
 from mtkd_dist.stages.students import student_titles
@@ -93,6 +94,7 @@ def _launch(config: Config, local: Config, output: Path, console: Console, left_
         tracker.run.metrics({f"psnr_y/{row['set']}/{row['model']}": row["psnr_y"] for row in rows})
         for name in ("config.yaml", "scores.json", *_weights(local)):
             tracker.run.artifact(output / name)
+        register_students(run, rows)
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"
