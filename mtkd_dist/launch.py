@@ -32,6 +32,7 @@ from mtkd_dist.stages.mirror import MirrorError, mirrored, working_folder
 from mtkd_dist.stages.photos import prepare_images
 from mtkd_dist.stages.pipeline import run_stages
 from mtkd_dist.stages.plan_only import show_plan
+from mtkd_dist.stages.register import register_students
 from mtkd_dist.stages.run import Run, check_layouts, say
 from mtkd_dist.stages.run_report import FILE as REPORT
 from mtkd_dist.stages.run_report import write_report
@@ -136,6 +137,7 @@ def _launch(config: Config, local: Config, output: Path, console: Console, left_
         report = _write_report(output, tell)
         for name in ("config.yaml", "scores.json", *report, *_weights(local)):
             tracker.run.artifact(output / name)
+        register_students(run, rows)
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"

@@ -3,16 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
-import socket
 import sqlite3
-import subprocess
-import sys
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,6 +14,7 @@ import torch
 from mtkd_dist.tracking import tracker as tracker_module
 from mtkd_dist.tracking.tracker import Tracker
 from mtkd_dist.train.state import TrainState
+from tests.mlflow_server import free_port, mlflow_server
 from tests.nets import make_job, make_store, train_alone
 
 pytestmark = pytest.mark.slow  # a server takes ten seconds to start
@@ -28,40 +22,10 @@ pytestmark = pytest.mark.slow  # a server takes ten seconds to start
 STEPS = 60
 
 
-@contextlib.contextmanager
-def mlflow_server(folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
-    """Answers at `port` when the block begins; killed without a warning at its end."""
-    command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", "127.0.0.1", "--port", str(port)]
-    command += [
-        "--backend-store-uri",
-        f"sqlite:///{folder / 'mlflow.db'}",
-        "--default-artifact-root",
-        str(folder / "a"),
-    ]
-    with (folder / "server.log").open("ab") as log:
-        server = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-    try:
-        deadline = time.monotonic() + 300
-        while True:
-            assert server.poll() is None, (folder / "server.log").read_text()
-            assert time.monotonic() < deadline, (folder / "server.log").read_text()
-            with contextlib.suppress(OSError, urllib.error.URLError):
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2).close()
-                break
-            time.sleep(0.3)
-        yield server
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
-
-
 def test_nothing_is_lost_and_the_training_does_not_notice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracker_module, "FIRST_RETRY_SECONDS", 0.5)
     monkeypatch.setattr(tracker_module, "LONGEST_RETRY_SECONDS", 1.0)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
     job = make_job(make_store(tmp_path), steps=STEPS)

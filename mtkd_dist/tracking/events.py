@@ -7,6 +7,9 @@
 | tags     | tags: name -> text                                                |
 | metrics  | rows: [name, value, time_ms, step], values finite                 |
 | artifact | path: absolute, of a file or folder; name: its place in the run   |
+| model    | path: absolute, of a file of weights; weights: its SHA-256;       |
+|          | title: of the model in its run; name: of the registered model;    |
+|          | tags: name -> text; metrics: names of the run's that it has       |
 | finish   | status, time_ms                                                   |
 
 Every event also has `run`: the name of the stage it belongs to, or None for the launch as a whole. Run ids are not in
@@ -31,6 +34,10 @@ TAG_CHARACTERS = 8000
 PARAMS_PER_CALL = 100
 TAGS_PER_CALL = 100
 METRICS_PER_CALL = 1000
+
+
+class RefusedError(Exception):
+    """This event will never be taken, but the next one may be."""
 
 
 def flatten(values: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:

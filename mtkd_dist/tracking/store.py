@@ -15,16 +15,14 @@ from mtkd_dist.tracking.events import (
     PARAMS_PER_CALL,
     TAGS_PER_CALL,
     Event,
+    RefusedError,
     tag_texts,
     without_credentials,
 )
+from mtkd_dist.tracking.registry import register
 
 # Answers about the event itself: to send it again would not help. Anything else may pass (network, lock, disk, login).
 _REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS"}
-
-
-class RefusedError(Exception):
-    """This event will never be taken, but the next one may be."""
 
 
 class RunIds:
@@ -131,12 +129,16 @@ class Store:
                     self._log_metrics(run_id, event["rows"])
                 case "artifact":
                     self._log_artifact(run_id, Path(event["path"]), event["name"])
+                case "model":
+                    register(self._client, run_id, event)
                 case "finish":
                     self._client.set_terminated(run_id, event["status"], event["time_ms"])
                 case _:
                     raise RefusedError(f"{kind!r} is no kind of event")
         except MlflowException as error:
-            if error.error_code in _REFUSALS:
+            # A server from before MLflow 3, or without a registry; while a server is away, its proxy says the same.
+            unknown = kind == "model" and error.error_code == "ENDPOINT_NOT_FOUND" and self.answers()
+            if error.error_code in _REFUSALS or unknown:
                 raise RefusedError(str(error)) from error
             raise
 

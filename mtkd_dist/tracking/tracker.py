@@ -9,12 +9,23 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from mtkd_dist.tracking.events import Event, merged, metric_rows, param_texts, tag_texts, without_credentials
+from mtkd_dist.tracking.events import (
+    Event,
+    RefusedError,
+    legal_key,
+    merged,
+    metric_rows,
+    param_texts,
+    tag_texts,
+    without_credentials,
+)
 from mtkd_dist.tracking.spool import Spool
-from mtkd_dist.tracking.store import RefusedError, Store
+from mtkd_dist.tracking.store import Store
 
 FIRST_RETRY_SECONDS = 5.0
 LONGEST_RETRY_SECONDS = 300.0
+_WAITS_ALONE = ("artifact", "model")
+"""What needs more than the tracking store, so that it may fail alone: the store of files, the model registry."""
 
 
 def retry_delay(failures: int) -> float:
@@ -56,6 +67,19 @@ class StageRun:
         """A file or a whole folder under its own name, in `folder` of the run. Read later, as with `image`."""
         self._artifact(path, f"{folder}/{path.name}".lstrip("/"))
 
+    def model(self, path: Path, weights: str, name: str, tags: Mapping[str, str], metrics: Sequence[str] = ()) -> None:
+        """The network in a file as a model of this run and a version of the registered model `name`, once a file.
+
+        Args:
+            path: a file that `mtkd_dist.models.load_network` reads; read later, as with `image`.
+            weights: its SHA-256.
+            tags: of model and version; where these are there already, they get the new texts.
+            metrics: those of this run that belong to the model.
+        """
+        event = {"path": str(path.resolve()), "weights": weights, "title": path.stem, "name": name}
+        told = {"tags": tag_texts(tags), "metrics": [legal_key(metric) for metric in metrics]}
+        self._put({"kind": "model", "run": self._name, **event, **told})
+
     def finish(self, status: str = "FINISHED") -> None:
         """`status`: FINISHED, FAILED or KILLED."""
         self.finished = True
@@ -71,7 +95,7 @@ class Tracker:
     Training never waits for it or fails because of it. While MLflow cannot be reached there is one warning, and events
     line up in `<output>/mlflow_missed.jsonl`; they are sent, in order, when it answers again, now or at the next start
     in the same output folder. What MLflow will never take goes to `mlflow_refused.jsonl` with the reason, and is warned
-    about once. An artifact that cannot be stored waits there alone, without holding back metrics.
+    about once. An artifact or a model that cannot be stored waits there alone, without holding back metrics.
 
     A killed process loses what is still in the queue, usually less than a second of events.
 
@@ -224,7 +248,7 @@ class Tracker:
             except Exception as error:
                 kept.append(event)
                 self._warn_once("outage", f"MLflow cannot be used ({_short(error)}). {self._consequence()}")
-                if event["kind"] != "artifact" or self._store is None or not self._store.answers():
+                if event["kind"] not in _WAITS_ALONE or self._store is None or not self._store.answers():
                     self._down = True
                     return kept + events[done + 1 :]
         return kept

@@ -1,0 +1,31 @@
+"""What a finished run leaves in MLflow's model registry: a version of each student."""
+
+from __future__ import annotations
+
+import re
+
+from mtkd_dist.models import digest_file, read_metadata
+from mtkd_dist.stages.run import Run
+from mtkd_dist.stages.scores import Row
+from mtkd_dist.stages.students import student_titles
+
+
+def register_students(run: Run, rows: list[Row]) -> None:
+    """`rows`: those of scores.json. A student that the run registered before gets no other version."""
+    for title in student_titles(run.config):
+        path = run.output / f"{title}.safetensors"
+        own = [row for row in rows if row["model"] == title]
+        scores = {f"{metric}/{row['set']}": str(row[metric]) for row in own for metric in ("psnr_y", "ssim_y")}
+        run.tracker.run.model(
+            path,
+            digest_file(path),
+            registered_name(run.output.name, title),
+            read_metadata(path) | scores,
+            metrics=[f"psnr_y/{row['set']}/{title}" for row in own],
+        )
+
+
+def registered_name(output: str, title: str) -> str:
+    """Of the model whose versions are the students `title` of all runs into folders that are called `output`."""
+    legal = re.sub(r"[^\w.-]", "_", output)
+    return f"mtkd-{legal}-{title}"
