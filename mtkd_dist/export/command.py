@@ -7,11 +7,10 @@ import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NoReturn
+from typing import Any
 
 from rich.console import Console
 
-from mtkd_dist.command import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE
 from mtkd_dist.config.load import ConfigError
 from mtkd_dist.export.card import card
 from mtkd_dist.export.catalogue import Resource, entry, to_text
@@ -21,7 +20,9 @@ from mtkd_dist.export.publication import Publication, architecture, metadata
 from mtkd_dist.export.safetensors_file import spandrel_reads, write_safetensors
 from mtkd_dist.export.source import Source, file_stem, read_source
 from mtkd_dist.export.trace import CHECKED, trace
+from mtkd_dist.habits import Habits, Parser, command
 from mtkd_dist.models import digest_file
+from mtkd_dist.report.screen import even_if_quiet
 from mtkd_dist.report.tables import parameters_text
 from mtkd_dist.stages.manifest import write_text
 
@@ -30,62 +31,42 @@ FILES = {"safetensors": (".safetensors",), "onnx": (".onnx",), "program": (".pt2
 EXAMPLE = """example:
   mtkd export runs/demo --author me --licence CC-BY-NC-4.0 --output exported
 
-safetensors  weights with all that is known of them as metadata; mtkd-dist and, where it knows the architecture,
-             spandrel read them
+safetensors  weights, with all that is known of them as metadata; mtkd-dist
+             and, where it knows the architecture, spandrel read them
 onnx         for onnxruntime; any height, width and batch size
 program      of torch.export, for torch without mtkd-dist; the same
-card         what the model is, in Markdown and as an entry of the catalogue OpenModelDB
-
-Each file is asked for two images of other sizes and appears only if it answers as the network does.
+card         what the model is: Markdown, and an entry of OpenModelDB
+Each file appears only if it answers as the network does.
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
-    console = Console(highlight=False, markup=False, soft_wrap=True)
-    try:
-        _export(_parser().parse_args(argv), console)
-    except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
-    except ConfigError as error:
-        return _refuse(str(error), EXIT_USAGE)
-    except ValueError as error:  # written for people
-        return _refuse(str(error), EXIT_FAILED)
-    return EXIT_OK
+    """Run the command; returns its exit status (`mtkd_dist.habits`)."""
+    return command(argv, _main)
 
 
-def _refuse(text: str, status: int) -> int:
-    print(f"error: {text}", file=sys.stderr)
-    return status
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message}. `--help` lists all flags.")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="mtkd export",
-        usage="%(prog)s MODEL [FLAGS]",
-        description="Write a student, or any weight file, for others to use.",
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+def parser() -> Parser:
+    """What `--help` shows."""
+    parser = Parser("mtkd export", "Write a student, or any weight file, for others to use.", EXAMPLE)
     add = parser.add_argument
     add("model", metavar="MODEL", help="folder of a finished run, or FILE[:name=X,input_range=255]")
     add("--output", type=Path, default=Path("exported"), metavar="DIR", help="default: exported")
     add("--formats", nargs="+", choices=FILES, default=list(FILES), metavar="FORMAT", help="default: all (below)")
     add("--name", metavar="NAME", help="default: that of the run or of the file")
     add("--author", metavar="NAME", help="who publishes it")
-    add("--licence", "--license", metavar="SPDX", help="such as CC-BY-NC-4.0; the terms of teachers and data hold, too")
-    add("--url", metavar="URL", help="folder on the net where the files will lie, for the catalogue")
+    add("--licence", "--license", metavar="SPDX", help="such as CC-BY-NC-4.0; those of teachers hold, too")
+    add("--url", metavar="URL", help="where the files will lie, for the catalogue")
     add("--force", action="store_true", help="write over files that are there")
     return parser
 
 
-def _export(flags: argparse.Namespace, console: Console) -> None:
+def _main(words: list[str], habits: Habits) -> dict[str, Any]:
+    flags = parser().parse_args(words)
+    with habits.scratch_log("export") as console:
+        return _export(flags, console)
+
+
+def _export(flags: argparse.Namespace, console: Console) -> dict[str, Any]:
     _require_packages(flags.formats)
     source = read_source(flags.model)
     publication = Publication(flags.name or source.name, flags.author, flags.licence, flags.url)
@@ -93,12 +74,18 @@ def _export(flags: argparse.Namespace, console: Console) -> None:
     _refuse_existing([stem.with_name(stem.name + end) for kind in flags.formats for end in FILES[kind]], flags.force)
     network = source.network
     what = f"{network.architecture}, x{network.scale}, {parameters_text(network.params)} parameters"
-    console.print(f"model        {source.file}: {what}")
+    _tell(console, f"model        {source.file}: {what}")
     for unknown, why in source.unknown.items():
-        console.print(f"not known    {unknown}: {why}")
+        _tell(console, f"not known    {unknown}: {why}")
     notes = _write_networks(source, publication, stem, flags.formats, console)
     if "card" in flags.formats:
         _write_card(source, publication, stem, notes, console)
+    written = [str(stem.with_name(stem.name + end)) for kind in flags.formats for end in FILES[kind]]
+    return {"model": str(source.file), "files": written, "read_by": notes, "not_known": source.unknown}
+
+
+def _tell(console: Console, text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _require_packages(formats: Sequence[str]) -> None:
@@ -132,7 +119,8 @@ def _write_networks(
     def wrote(kind: str, note: str) -> None:
         notes[kind] = note
         file = _path(stem, kind)
-        console.print(f"{kind:12} {file} ({file.stat().st_size / 1e6:.1f} MB): {note}")
+        with even_if_quiet(console):
+            _tell(console, f"{kind:12} {file} ({file.stat().st_size / 1e6:.1f} MB): {note}")
 
     if "safetensors" in formats:
         write_safetensors(_path(stem, "safetensors"), source, told)
@@ -174,7 +162,8 @@ def _write_card(source: Source, publication: Publication, stem: Path, notes: dic
     }
     missing = ", ".join(name for name, value in lacking.items() if not value)
     lacks = f"; lacks {missing}" if missing else ""
-    console.print(f"card         {stem}.md, {stem}.json (OpenModelDB{lacks})")
+    with even_if_quiet(console):
+        _tell(console, f"card         {stem}.md, {stem}.json (OpenModelDB{lacks})")
 
 
 if __name__ == "__main__":
