@@ -33,8 +33,8 @@ EXAMPLE = """example:
 
 safetensors  weights, with all that is known of them as metadata; mtkd-dist
              and, where it knows the architecture, spandrel read them
-onnx         for onnxruntime; any height, width and batch size
-program      of torch.export, for torch without mtkd-dist; the same
+onnx         for onnxruntime; any height, width and batch size. The same as a
+program      of torch.export, for torch without mtkd-dist
 card         what the model is: Markdown, and an entry of OpenModelDB
 Each file appears only if it answers as the network does.
 """
@@ -47,9 +47,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def parser() -> Parser:
     """What `--help` shows."""
-    parser = Parser("mtkd export", "Write a student, or any weight file, for others to use.", EXAMPLE)
+    parser = Parser(
+        "mtkd export",
+        "Write a student, or any weight file, for others to use.",
+        EXAMPLE,
+        usage="%(prog)s MODEL [FLAGS]",
+    )
     add = parser.add_argument
-    add("model", metavar="MODEL", help="folder of a finished run, or FILE[:name=X,input_range=255]")
+    add("model", metavar="MODEL", help="folder of a run, or FILE[:name=X,input_range=255]")
     add("--output", type=Path, default=Path("exported"), metavar="DIR", help="default: exported")
     add("--formats", nargs="+", choices=FILES, default=list(FILES), metavar="FORMAT", help="default: all (below)")
     add("--name", metavar="NAME", help="default: that of the run or of the file")
@@ -61,9 +66,7 @@ def parser() -> Parser:
 
 
 def _main(words: list[str], habits: Habits) -> dict[str, Any]:
-    flags = parser().parse_args(words)
-    with habits.scratch_log("export") as console:
-        return _export(flags, console)
+    return _export(parser().parse_args(words), habits.console())
 
 
 def _export(flags: argparse.Namespace, console: Console) -> dict[str, Any]:
