@@ -8,11 +8,13 @@ from collections.abc import Callable, Sequence
 from mtkd_dist import __version__, evaluate, launch, verify_run
 from mtkd_dist.compare import command as compare
 from mtkd_dist.config.load import nearest
+from mtkd_dist.upscale import command as upscale
 
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "launch": (launch.main, "train teachers, aggregate, distil, evaluate"),
     "compare": (compare.main, "methods x students x seeds on the same plan, with intervals"),
     "evaluate": (evaluate.main, "score models on sets of photographs"),
+    "upscale": (upscale.main, "enlarge pictures with a student"),
     "verify-run": (verify_run.main, "was each sample of a run learned from exactly once?"),
 }
 
