@@ -1,3 +1,22 @@
 """Distil several super-resolution teachers into one small student, on two pools of workers."""
 
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mtkd_dist.pictures import Upscaler
+
 __version__ = "0.1.0"
+
+
+def load(path: str | os.PathLike[str], **options: Any) -> Upscaler:
+    """A student, or any other network in a weight file, that takes a picture and returns a larger one.
+
+    `student = mtkd_dist.load("student.safetensors"); student(Image.open("photo.png")).save("large.png")`. Options and
+    errors are those of :func:`mtkd_dist.pictures.load_upscaler`.
+    """
+    from mtkd_dist.pictures import load_upscaler  # here, so that `import mtkd_dist` loads no torch
+
+    return load_upscaler(path, **options)

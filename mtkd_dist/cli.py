@@ -15,6 +15,7 @@ COMMANDS = {
     "compare": ("mtkd_dist.compare.command", "methods x students x seeds on the same plan"),
     "tune": ("mtkd_tune.sweep", "search settings; the same as python -m mtkd_tune"),
     "evaluate": ("mtkd_dist.evaluate", "score models on sets of photographs"),
+    "upscale": ("mtkd_dist.upscale.command", "enlarge pictures with a student"),
     "export": ("mtkd_dist.export.command", "a student as safetensors, ONNX, torch.export, with a model card"),
     "report": ("mtkd_dist.report_run", "one page about a run, to look at and to send around"),
     "verify-run": ("mtkd_dist.verify_run", "was each sample of a run learned from exactly once?"),

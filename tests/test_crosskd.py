@@ -17,7 +17,7 @@ from mtkd_dist.methods.crosskd import CrossKD
 from mtkd_dist.methods.tails import Tail
 from mtkd_dist.methods.taps import features_of
 from mtkd_dist.models import build_network, load_network, load_strict, save_network
-from mtkd_dist.pools.precision import Autocast
+from mtkd_dist.models.precision import Autocast
 from mtkd_dist.train.state import TrainState
 
 FAMILIES = (

@@ -13,7 +13,8 @@ from mtkd_dist.data import bicubic_upscale, build_store, find_photos
 from mtkd_dist.methods.taps import features_of
 from mtkd_dist.metrics import from_uint8, score, to_uint8
 from mtkd_dist.models import build_network, load_network
-from mtkd_dist.pools.inference import MAX_GRAPHS, Frozen, fitting_dtype, inference_dtype
+from mtkd_dist.models.precision import fitting_dtype, inference_dtype
+from mtkd_dist.pools.inference import MAX_GRAPHS, Frozen
 from tests.nets import TINY, Nearest
 
 CPU = torch.device("cpu")

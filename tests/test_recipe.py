@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from mtkd_dist.config.tree import TrainingConfig
 from mtkd_dist.data import ImageStore
 from mtkd_dist.methods import Batch, Losses, Supervised
-from mtkd_dist.pools.precision import Autocast, compute_dtype
+from mtkd_dist.models.precision import Autocast, compute_dtype
 from mtkd_dist.train.checkpoints import to_cpu
 from mtkd_dist.train.job import StudentJob
 from mtkd_dist.train.news import Failure

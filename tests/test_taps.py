@@ -21,8 +21,8 @@ from mtkd_dist.methods.taps import (
     resolve,
 )
 from mtkd_dist.models import build_network, load_network
+from mtkd_dist.models.precision import Autocast
 from mtkd_dist.pools.inference import Frozen
-from mtkd_dist.pools.precision import Autocast
 
 FAMILIES = {
     "edsr-baseline:width=8,blocks=7": (8, ["body.2", "body.4", "body.6"]),

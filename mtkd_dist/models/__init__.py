@@ -1,7 +1,7 @@
 """Networks: students and teachers by name, teachers from files, and the aggregator that makes one image of theirs."""
 
 from mtkd_dist.models.aggregator import DCTSwin, build_aggregator, parse_aggregator
-from mtkd_dist.models.aggregator_file import aggregator_metadata, aggregator_path, load_aggregator
+from mtkd_dist.models.aggregator_file import aggregator_metadata, aggregator_path, is_aggregator, load_aggregator
 from mtkd_dist.models.provenance import check_student, teachers_text
 from mtkd_dist.models.registry import build_network, count_params, is_network_name, network_names, parse_network
 from mtkd_dist.models.sizes import NetworkSpec
@@ -32,6 +32,7 @@ __all__ = [
     "check_student",
     "count_params",
     "digest_file",
+    "is_aggregator",
     "is_network_name",
     "load_aggregator",
     "load_network",

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from mtkd_dist.models.aggregator import DCTSwin, build_aggregator
 from mtkd_dist.models.provenance import check_made_with, teachers_text
+from mtkd_dist.models.registry import is_network_name
 from mtkd_dist.models.weights import load_strict, read_metadata, read_state_dict
 
 
 def aggregator_path(text: str) -> Path | None:
     """The file that the setting `aggregator` gives, or None where it is the text of a network to train."""
     return Path(text) if text.endswith(".safetensors") else None
+
+
+def is_aggregator(path: str | os.PathLike[str]) -> bool:
+    """Whether a weight file is that of an aggregator. A student's speaks of teachers as well, but its network enlarges.
+
+    Errors: as `read_metadata`.
+    """
+    metadata = read_metadata(path)
+    return metadata.keys() >= {"network", "scale", "teachers"} and not is_network_name(metadata["network"])
 
 
 def aggregator_metadata(network: str, scale: int, teachers: Mapping[str, str]) -> dict[str, str]:

@@ -12,9 +12,8 @@ import threading
 import torch
 from torch import Tensor, nn
 
-from mtkd_dist.config.tree import TeacherPrecision
 from mtkd_dist.methods import is_listening
-from mtkd_dist.pools.precision import Autocast
+from mtkd_dist.models.precision import Autocast
 
 MAX_GRAPHS = 8
 """Sizes of input of one network that are captured, each with memory of its own; further sizes run without."""
@@ -25,17 +24,6 @@ _CAPTURE = threading.Lock()
 """One capture in a process at a time: all of them run on one stream of torch's own."""
 
 logger = logging.getLogger(__name__)
-
-
-def inference_dtype(precision: TeacherPrecision, device: torch.device) -> torch.dtype:
-    """What frozen networks compute in: "auto" is float16 on a GPU and float32 elsewhere.
-
-    float16 and not bfloat16, which training needs for its range: the images of real networks lose less than 0.001 dB by
-    the former and up to 0.009 dB by the latter (benchmarks/results/teachers.md).
-    """
-    if precision == "auto":
-        return torch.float16 if device.type == "cuda" else torch.float32
-    return {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}[precision]
 
 
 def remedy(dtype: torch.dtype) -> str:
@@ -136,12 +124,3 @@ class _Graph:
             output = self._output.clone()
             self._free.record()
         return output
-
-
-def fitting_dtype(network: nn.Module, images: Tensor, dtype: torch.dtype) -> torch.dtype:
-    """`dtype`, or float32 for a network whose answer to `images` is not finite in `dtype` (float16 ends at 65504)."""
-    if dtype == torch.float32:
-        return dtype
-    with torch.inference_mode():
-        finite = Autocast(network, dtype)(images).isfinite().all().item()
-    return dtype if finite else torch.float32

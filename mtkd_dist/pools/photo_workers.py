@@ -31,9 +31,15 @@ LEAST_SECONDS, TIMES = 600.0, 20.0
 
 
 class Watch(Generic[Job]):
-    """Which jobs take so long that their workers must hang. Pure: times are given, in seconds of any clock."""
+    """Which jobs take so long that their workers must hang. Pure: times are given, in seconds of any clock.
 
-    def __init__(self) -> None:
+    Args:
+        first_seconds: so long a worker may be at a job before one of that kind was done by anybody.
+        least_seconds: so long it may be at it afterwards, or many times the slowest of that kind so far.
+    """
+
+    def __init__(self, first_seconds: float = FIRST_SECONDS, least_seconds: float = LEAST_SECONDS) -> None:
+        self._first_seconds, self._least_seconds = first_seconds, least_seconds
         self._at_work: dict[Job, tuple[Hashable, float]] = {}
         self._slowest: dict[Hashable, float] = {}
 
@@ -54,7 +60,7 @@ class Watch(Generic[Job]):
     def patience(self, kind: Hashable) -> float:
         """Seconds."""
         slowest = self._slowest.get(kind)
-        return FIRST_SECONDS if slowest is None else max(LEAST_SECONDS, TIMES * slowest)
+        return self._first_seconds if slowest is None else max(self._least_seconds, TIMES * slowest)
 
     def overdue(self, now: float) -> list[Job]:
         return [job for job, (kind, began) in self._at_work.items() if now - began >= self.patience(kind)]
@@ -110,6 +116,8 @@ def hand_out(
     call: Callable[[ActorHandle, Task], Any],
     say: Callable[[Task], str],
     kind: Callable[[Task], Hashable] = lambda task: None,
+    watch: Watch[Any] | None = None,
+    give_up: Callable[[TrainingFailed], Any] | None = None,
 ) -> Iterator[tuple[Task, Any]]:
     """Each task with its result, as soon as it is there. The task of a worker that dies goes to the next that is free.
 
@@ -121,6 +129,8 @@ def hand_out(
         call: starts a task on a worker; returns Ray's reference to the result. It may run more than once.
         say: the task in words, for messages.
         kind: tasks of one kind take alike long, up to the size of their photographs.
+        watch: how long tasks may take.
+        give_up: makes the result of a task of which several workers died; None: it ends everything.
 
     Errors: what a task raised; TrainingFailed that names the task of which several workers died, or says that none
     could be started.
@@ -129,7 +139,7 @@ def hand_out(
     deaths: Counter[Task] = Counter()
     asked: dict[Any, tuple[ActorHandle, Task | None]] = {_up(worker): (worker, None) for worker in workers}
     left = len(tasks)
-    watch, hung = Watch[Any](), dict[Task, float]()
+    watch, hung = watch or Watch[Any](), dict[Task, float]()
     while left:
         patience = watch.next_seconds(time.monotonic())
         done, _ = ray.wait(list(asked), timeout=START_SECONDS if patience is None else patience)
@@ -160,8 +170,13 @@ def hand_out(
                 deaths[task] += 1
                 if deaths[task] == DEATHS:
                     why = f"no end within {hung[task]:.0f} s" if task in hung else root_cause(error)
-                    raise TrainingFailed(f"workers died of {say(task)}, {DEATHS} times ({why}); see the log") from error
-                waiting.appendleft(task)
+                    failed = TrainingFailed(f"workers died of {say(task)}, {DEATHS} times ({why}); see the log")
+                    if give_up is None:
+                        raise failed from error
+                    left -= 1
+                    yield task, give_up(failed)
+                else:
+                    waiting.appendleft(task)
                 asked[_up(worker)] = (worker, None)
                 continue
             idle.append(worker)

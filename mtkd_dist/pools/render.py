@@ -18,11 +18,12 @@ from mtkd_dist.data import ImageStore
 from mtkd_dist.data.teacher_outputs import TeacherOutputs, TornOutput, outputs_key
 from mtkd_dist.metrics import from_uint8
 from mtkd_dist.models import digest_file
+from mtkd_dist.models.precision import inference_dtype
 from mtkd_dist.models.tiling import OVERLAP, TILE, enlarge
 from mtkd_dist.pools.cluster import has_real_gpus
 from mtkd_dist.pools.device import one_thread, pick_device, use_threads
 from mtkd_dist.pools.evaluate import Merged
-from mtkd_dist.pools.inference import Frozen, inference_dtype, remedy
+from mtkd_dist.pools.inference import Frozen, remedy
 from mtkd_dist.pools.photo_workers import hand_out, photo_workers
 from mtkd_dist.pools.placement import Resources
 from mtkd_dist.pools.teacher_worker import TeacherFile, load_networks

@@ -9,10 +9,11 @@ from torch import Tensor, nn
 from mtkd_dist.config.tree import TeacherPrecision
 from mtkd_dist.data import ImageStore
 from mtkd_dist.models import aggregator_path, build_aggregator, load_aggregator
+from mtkd_dist.models.precision import inference_dtype
 from mtkd_dist.pools.device import pick_device, use_threads
 from mtkd_dist.pools.errors import TrainingFailed
 from mtkd_dist.pools.evaluate import AGGREGATE
-from mtkd_dist.pools.inference import Frozen, inference_dtype
+from mtkd_dist.pools.inference import Frozen
 from mtkd_dist.pools.placement import Resources
 from mtkd_dist.pools.probe import median_seconds
 from mtkd_dist.pools.teacher_worker import TeacherFile, digests_of, load_networks

@@ -24,8 +24,9 @@ from mtkd_dist.config.tree import TeacherPrecision, WireDtype
 from mtkd_dist.data import ImageStore, Plan, Sample
 from mtkd_dist.methods import Crops, FrozenNetworks, Method
 from mtkd_dist.models import digest_file, load_aggregator, load_network
+from mtkd_dist.models.precision import fitting_dtype, inference_dtype
 from mtkd_dist.pools.device import pick_device, use_threads
-from mtkd_dist.pools.inference import Frozen, fitting_dtype, inference_dtype, remedy
+from mtkd_dist.pools.inference import Frozen, remedy
 from mtkd_dist.pools.placement import PoolSize
 from mtkd_dist.pools.wire import Answer, Meta, NonFiniteSignal, checks_of, pack, size_bytes, unpack
 

@@ -13,8 +13,8 @@ PLAIN_LINES = 10
 
 
 class Advance(Protocol):
-    def __call__(self) -> None:
-        """One more is done."""
+    def __call__(self, share: float = 1.0) -> None:
+        """One more is done, or a share of one."""
 
 
 @contextmanager
@@ -24,16 +24,17 @@ def counter(console: Console, what: str, total: int) -> Iterator[Advance]:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=console, redirect_stdout=False, redirect_stderr=False, transient=True) as bar:
             task = bar.add_task(what, total=total)
-            yield lambda: bar.advance(task)
+            yield lambda share=1.0: bar.advance(task, share)
         return
-    done = 0
+    done = 0.0
 
-    def advance() -> None:
+    def advance(share: float = 1.0) -> None:
         nonlocal done
-        done += 1
+        # Shares of one add up to a little more or less than it.
+        before, done = done, round(done + share, 6)
         # Where the next line of the ten is due.
-        if done * PLAIN_LINES // total > (done - 1) * PLAIN_LINES // total:
-            console.print(f"{what} {done}/{total}", soft_wrap=True, markup=False, highlight=False)
+        if done * PLAIN_LINES // total > before * PLAIN_LINES // total:
+            console.print(f"{what} {round(done, 1):g}/{total}", soft_wrap=True, markup=False, highlight=False)
             console.file.flush()
 
     yield advance

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from mtkd_dist.config.load import ConfigError, nearest
-from mtkd_dist.models import count_params, is_network_name, load_network, read_metadata
+from mtkd_dist.models import count_params, is_aggregator, load_network, read_metadata
 from mtkd_dist.pools.evaluate import BICUBIC, ENSEMBLE_MARK, EvaluateJob, Extra, Merged
 from mtkd_dist.pools.teacher_worker import TeacherFile
 from mtkd_dist.stages.scores import About
@@ -30,11 +30,11 @@ def read_models(words: Sequence[str]) -> list[Candidate]:
 
     Errors: ConfigError naming file, what was found and the remedy.
     """
-    files = [_parse(word) for word in words if word != BICUBIC]
+    files = [weight_file(word, or_word=BICUBIC) for word in words if word != BICUBIC]
     _refuse_equal_names(files)
     try:
-        networks = {file.name: _network(file) for file in files if not _is_aggregator(file)}
-        aggregates = [_aggregate(file, networks) for file in files if _is_aggregator(file)]
+        networks = {file.name: _network(file) for file in files if not is_aggregator(file.path)}
+        aggregates = [_aggregate(file, networks) for file in files if is_aggregator(file.path)]
     except ValueError as error:
         raise ConfigError(str(error)) from None
     merged = [candidate.model for candidate in aggregates]
@@ -61,8 +61,11 @@ def about_models(candidates: Sequence[Candidate]) -> dict[str, About]:
     return {BICUBIC: About("bicubic", 0)} | about | {name + ENSEMBLE_MARK: about[name] for name in about}
 
 
-def _parse(word: str) -> TeacherFile:
-    """The path is as the user wrote it."""
+def weight_file(word: str, or_word: str | None = None) -> TeacherFile:
+    """`FILE[:name=X,input_range=255]`, with the path as the user wrote it.
+
+    Errors: ConfigError where there is no such file; `or_word` might have been meant instead.
+    """
     try:
         spec = parse_teacher(word)
     except ValueError as error:
@@ -72,8 +75,9 @@ def _parse(word: str) -> TeacherFile:
     if not spec.path.is_file():
         beside = [other.name for other in spec.path.parent.iterdir()] if spec.path.parent.is_dir() else []
         raise ConfigError(
-            f"{str(spec.path)!r}: there is no such file; expected a weight file or the word {BICUBIC}."
-            f"{nearest(spec.path.name, [*beside, BICUBIC])}"
+            f"{str(spec.path)!r}: there is no such file; expected a weight file"
+            f"{f' or the word {or_word}' if or_word else ''}."
+            f"{nearest(spec.path.name, [*beside, or_word] if or_word else beside)}"
         )
     return TeacherFile(spec.name, spec.path, spec.input_range)
 
@@ -93,12 +97,6 @@ def _refuse_equal_names(files: Sequence[TeacherFile]) -> None:
                 f"{taken[ensemble]} is called {ensemble!r}, as the self-ensemble of {file.name!r} is; "
                 f"name one of them: {file.path}:name=OTHER"
             )
-
-
-def _is_aggregator(file: TeacherFile) -> bool:
-    """A student's file speaks of teachers as well, but its network is one that enlarges."""
-    metadata = read_metadata(file.path)
-    return metadata.keys() >= {"network", "scale", "teachers"} and not is_network_name(metadata["network"])
 
 
 def _network(file: TeacherFile) -> Candidate:

@@ -10,7 +10,7 @@ from torch import nn
 
 from mtkd_dist.config.tree import TrainingConfig
 from mtkd_dist.methods import Method
-from mtkd_dist.pools.precision import Autocast, compute_dtype
+from mtkd_dist.models.precision import Autocast, compute_dtype
 from mtkd_dist.train.records import Records
 from mtkd_dist.train.source import Prefetcher, Source
 from mtkd_dist.train.state import TrainState, seed_step

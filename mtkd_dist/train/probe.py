@@ -17,9 +17,9 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 from torch import nn
 
 from mtkd_dist.methods import Batch
+from mtkd_dist.models.precision import Autocast, compute_dtype
 from mtkd_dist.pools.device import pick_device, use_threads
 from mtkd_dist.pools.errors import TrainingFailed, root_cause
-from mtkd_dist.pools.precision import Autocast, compute_dtype
 from mtkd_dist.pools.probe import line_through, median_seconds, serial_share
 from mtkd_dist.pools.split import Costs
 from mtkd_dist.pools.teacher_worker import TeacherJob, TeacherWorker

@@ -8,8 +8,9 @@ import time
 import torch
 from torch import Tensor, nn
 
+from mtkd_dist.models.precision import inference_dtype
 from mtkd_dist.pools.device import one_thread
-from mtkd_dist.pools.inference import Frozen, inference_dtype
+from mtkd_dist.pools.inference import Frozen
 
 LR_SIDE = 128
 """Of the image, in LR pixels; batch 1."""

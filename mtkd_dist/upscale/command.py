@@ -1,0 +1,197 @@
+"""`mtkd upscale`: pictures in files, each enlarged by a network into another file."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import NoReturn
+
+import torch
+from rich.console import Console
+
+from mtkd_dist.command import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE
+from mtkd_dist.config.load import ConfigError
+from mtkd_dist.config.tree import ClusterConfig
+from mtkd_dist.pictures import FORMATS, load_upscaler
+from mtkd_dist.pictures.files import QUALITY
+from mtkd_dist.pictures.tiles import SMALLEST
+from mtkd_dist.pools.cluster import ClusterError, cluster, sigterm_as_interrupt
+from mtkd_dist.pools.errors import TrainingFailed
+from mtkd_dist.pools.photo_workers import worker_count
+from mtkd_dist.pools.upscale import PictureFile, UpscaleJob, upscale_here, upscale_on_workers
+from mtkd_dist.report.counter import Advance, counter
+from mtkd_dist.report.screen import capture_output
+from mtkd_dist.stages.inputs import fetched_weights
+from mtkd_dist.stages.models_to_score import weight_file
+from mtkd_dist.upscale.files import check_targets, existing, files_of, pictures_in
+
+FEW = 16
+"""Of fewer pictures than this, Ray would take longer to start than it saves."""
+EXAMPLE = """example:
+  mtkd upscale photo.jpg holiday 'scans/**/*.tif' --model student.safetensors \\
+      --output large
+
+16 bits, transparency, colour profile and EXIF stay where the format has them.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status: 0 done, 1 failed (also one file), 2 wrong usage, 130 interrupted."""
+    try:
+        flags = parser().parse_args(argv)
+        with _screen() as console:
+            failed = _upscale(flags, console)
+    except KeyboardInterrupt as interrupt:
+        return _end(str(interrupt), EXIT_INTERRUPTED)
+    except ConfigError as error:
+        return _end(f"error: {error}", EXIT_USAGE)
+    except (ValueError, OSError, ClusterError, TrainingFailed) as error:  # written for people
+        return _end(f"error: {error}", EXIT_FAILED)
+    return _end("\n".join(f"error: {text}" for text in failed), EXIT_FAILED if failed else EXIT_OK)
+
+
+def _end(text: str, status: int) -> int:
+    if text:
+        print(text, file=sys.stderr)
+    return status
+
+
+@contextmanager
+def _screen() -> Iterator[Console]:
+    """What Ray, libvips and workers print is no matter of the screen; it goes where an unforeseen error leaves it."""
+    with tempfile.TemporaryDirectory(prefix="mtkd-upscale-") as folder, capture_output(Path(folder, "log")) as console:
+        yield console
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}. `--help` lists all flags.")
+
+
+def parser() -> argparse.ArgumentParser:
+    """What `--help` shows."""
+    parser = _Parser(
+        prog="mtkd upscale",
+        usage="%(prog)s IN... --model FILE --output DIR [FLAGS]",
+        description="Enlarge pictures with a student, or with any teacher.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("inputs", nargs="+", metavar="IN", help="files, folders (with subfolders) and patterns")
+    add("--model", required=True, metavar="FILE", help="weight file, FILE[:input_range=255]")
+    add("--output", required=True, type=Path, metavar="DIR", help="where to; keeps the structure of folders")
+    add("--format", choices=[*FORMATS], metavar="NAME", help="png, jpg, webp or tif; default: as each file is")
+    add("--suffix", default="", metavar="TEXT", help="goes between name and ending, such as _x4")
+    add("--quality", type=_between(1, 100), default=QUALITY, metavar="N", help=f"of JPEG and WebP (default: {QUALITY})")
+    there = parser.add_mutually_exclusive_group()
+    there.add_argument("--force", action="store_true", help="write over what is there already")
+    there.add_argument("--skip-existing", action="store_true", help="leave what is there as it is, and go on")
+    add("--self-ensemble", action="store_true", help="better, and takes 8 times as long")
+    add("--tile", type=_between(SMALLEST, 1 << 20), metavar="N", help="side of tiles in pixels; default: what fits")
+    add("--workers", type=_between(1, 1 << 20), metavar="N", help="default: one a GPU or core, if there are many")
+    return parser
+
+
+def _between(least: int, most: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        value = int(text)
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"{value} is not possible; expected {least} to {most}")
+        return value
+
+    return number
+
+
+def _upscale(flags: argparse.Namespace, console: Console) -> list[str]:
+    """Returns what went wrong with single pictures.
+
+    Errors: ConfigError; ValueError for a model that cannot be used; KeyboardInterrupt that says what is done.
+    """
+    tell = functools.partial(console.print, markup=False, highlight=False, soft_wrap=True)
+    model = weight_file(fetched_weights(flags.model, tell))
+    upscaler = load_upscaler(model.path, input_range=model.input_range)
+    files = files_of(pictures_in(flags.inputs, flags.output), flags.output, flags.format, flags.suffix)
+    check_targets(files, flags.force or flags.skip_existing)
+    _check_writable(flags.output)
+    done_before = set(existing(files)) if flags.skip_existing else set()
+    files = [file for file in files if file.target not in done_before]
+    job = UpscaleJob(model, flags.self_ensemble, flags.tile, flags.quality, flags.force)
+    tell(f"model     {model.path}: x{upscaler.scale}, on {upscaler.device.type}")
+    before = f" ({len(done_before)} more are there already)" if done_before else ""
+    tell(f"pictures  {len(files)} to {flags.output}{before}")
+    done, failed = 0, list[str]()
+    # Closed here: Ray must end while what it prints still goes to the log, also after Ctrl-C.
+    with counter(console, "pictures", len(files)) as advance, closing(_results(job, files, flags, advance)) as results:
+        try:
+            for error in results:
+                done += error is None
+                failed += [error] if error is not None else []
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(
+                f"Interrupted. {done} of {len(files)} pictures are done; the same command with --skip-existing goes on."
+            ) from None
+    tell(f"done      {done} of {len(files)} pictures")
+    return failed
+
+
+def _results(
+    job: UpscaleJob, files: Sequence[PictureFile], flags: argparse.Namespace, advance: Advance
+) -> Generator[str | None, None, None]:
+    """What went wrong with each, or None; in this process, where Ray would take longer to start than it saves."""
+    if not files:
+        return
+    if _workers(len(files), flags.workers) == 1:
+        progress = _Progress(advance)
+        with sigterm_as_interrupt():
+            for error in upscale_here(job, files, progress):
+                progress.next()
+                yield error
+        return
+    with cluster(ClusterConfig(dashboard=False)) as resources, sigterm_as_interrupt():
+        for _, error in upscale_on_workers(job, files, resources, flags.workers):
+            advance()
+            yield error
+
+
+def _workers(files: int, asked: int | None) -> int:
+    if asked is None and files < FEW:
+        return 1
+    return worker_count(files, torch.cuda.device_count() or _cores(), asked)
+
+
+def _cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class _Progress:
+    """Turns "so much of this picture is done" into steps of a counter."""
+
+    def __init__(self, advance: Advance) -> None:
+        self._advance, self._share = advance, 0.0
+
+    def __call__(self, share: float) -> None:
+        self._advance(share - self._share)
+        self._share = share
+
+    def next(self) -> None:
+        """The picture is done, or given up."""
+        self(1.0)
+        self._share = 0.0
+
+
+def _check_writable(output: Path) -> None:
+    """Nobody shall learn after an hour that the pictures cannot be written. Errors: ConfigError."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=output).close()
+    except OSError as error:
+        raise ConfigError(f"--output {output} cannot be written to: {error.strerror}") from None
