@@ -7,26 +7,25 @@ import functools
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from pathlib import Path
-from typing import NoReturn
+from typing import Any
 
 import torch
 from rich.console import Console
 
-from mtkd_dist.command import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE
 from mtkd_dist.config.load import ConfigError
 from mtkd_dist.config.tree import ClusterConfig
+from mtkd_dist.habits import EXIT_FAILED, EXIT_OK, Habits, Parser, Result, command
 from mtkd_dist.pictures import FORMATS, load_upscaler
 from mtkd_dist.pictures.files import QUALITY
 from mtkd_dist.pictures.tiles import SMALLEST
-from mtkd_dist.pools.cluster import ClusterError, cluster, sigterm_as_interrupt
-from mtkd_dist.pools.errors import TrainingFailed
+from mtkd_dist.pools.cluster import cluster, sigterm_as_interrupt
 from mtkd_dist.pools.photo_workers import worker_count
 from mtkd_dist.pools.upscale import PictureFile, UpscaleJob, upscale_here, upscale_on_workers
 from mtkd_dist.report.counter import Advance, counter
-from mtkd_dist.report.screen import capture_output
+from mtkd_dist.report.screen import even_if_quiet
 from mtkd_dist.stages.inputs import fetched_weights
 from mtkd_dist.stages.models_to_score import weight_file
 from mtkd_dist.upscale.files import check_targets, existing, files_of, pictures_in
@@ -42,47 +41,27 @@ EXAMPLE = """example:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit status: 0 done, 1 failed (also one file), 2 wrong usage, 130 interrupted."""
-    try:
-        flags = parser().parse_args(argv)
-        with _screen() as console:
-            failed = _upscale(flags, console)
-    except KeyboardInterrupt as interrupt:
-        return _end(str(interrupt), EXIT_INTERRUPTED)
-    except ConfigError as error:
-        return _end(f"error: {error}", EXIT_USAGE)
-    except (ValueError, OSError, ClusterError, TrainingFailed) as error:  # written for people
-        return _end(f"error: {error}", EXIT_FAILED)
-    return _end("\n".join(f"error: {text}" for text in failed), EXIT_FAILED if failed else EXIT_OK)
+    """Run the command; returns its exit status (`mtkd_dist.habits`): 1 also where one of the files failed."""
+    return command(argv, _main)
 
 
-def _end(text: str, status: int) -> int:
-    if text:
-        print(text, file=sys.stderr)
-    return status
-
-
-@contextmanager
-def _screen() -> Iterator[Console]:
-    """What Ray, libvips and workers print is no matter of the screen; it goes where an unforeseen error leaves it."""
-    with tempfile.TemporaryDirectory(prefix="mtkd-upscale-") as folder, capture_output(Path(folder, "log")) as console:
-        yield console
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message}. `--help` lists all flags.")
+def _main(words: list[str], habits: Habits) -> Result:
+    flags = parser().parse_args(words)
+    # What Ray, libvips and workers print is no matter of the screen.
+    with habits.scratch_log("upscale") as console:
+        document = _upscale(flags, console)
+    for text in document["failed"]:
+        print(f"error: {text}", file=sys.stderr)
+    return Result(document, EXIT_FAILED if document["failed"] else EXIT_OK)
 
 
 def parser() -> argparse.ArgumentParser:
     """What `--help` shows."""
-    parser = _Parser(
-        prog="mtkd upscale",
+    parser = Parser(
+        "mtkd upscale",
+        "Enlarge pictures with a student, or with any teacher.",
+        EXAMPLE,
         usage="%(prog)s IN... --model FILE --output DIR [FLAGS]",
-        description="Enlarge pictures with a student, or with any teacher.",
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     add = parser.add_argument
     add("inputs", nargs="+", metavar="IN", help="files, folders (with subfolders) and patterns")
@@ -110,8 +89,8 @@ def _between(least: int, most: int) -> Callable[[str], int]:
     return number
 
 
-def _upscale(flags: argparse.Namespace, console: Console) -> list[str]:
-    """Returns what went wrong with single pictures.
+def _upscale(flags: argparse.Namespace, console: Console) -> dict[str, Any]:
+    """Returns what is written, and what went wrong with single pictures.
 
     Errors: ConfigError; ValueError for a model that cannot be used; KeyboardInterrupt that says what is done.
     """
@@ -127,38 +106,40 @@ def _upscale(flags: argparse.Namespace, console: Console) -> list[str]:
     tell(f"model     {model.path}: x{upscaler.scale}, on {upscaler.device.type}")
     before = f" ({len(done_before)} more are there already)" if done_before else ""
     tell(f"pictures  {len(files)} to {flags.output}{before}")
-    done, failed = 0, list[str]()
+    written, failed = list[str](), list[str]()
     # Closed here: Ray must end while what it prints still goes to the log, also after Ctrl-C.
     with counter(console, "pictures", len(files)) as advance, closing(_results(job, files, flags, advance)) as results:
         try:
-            for error in results:
-                done += error is None
+            for file, error in results:
+                written += [str(file.target)] if error is None else []
                 failed += [error] if error is not None else []
         except KeyboardInterrupt:
+            many = f"{len(written)} of {len(files)} pictures"
             raise KeyboardInterrupt(
-                f"Interrupted. {done} of {len(files)} pictures are done; the same command with --skip-existing goes on."
+                f"Interrupted. {many} are done; the same command with --skip-existing goes on."
             ) from None
-    tell(f"done      {done} of {len(files)} pictures")
-    return failed
+    with even_if_quiet(console):
+        tell(f"done      {len(written)} of {len(files)} pictures")
+    return {"written": written, "failed": failed, "there_before": sorted(map(str, done_before))}
 
 
 def _results(
     job: UpscaleJob, files: Sequence[PictureFile], flags: argparse.Namespace, advance: Advance
-) -> Generator[str | None, None, None]:
-    """What went wrong with each, or None; in this process, where Ray would take longer to start than it saves."""
+) -> Generator[tuple[PictureFile, str | None], None, None]:
+    """Each with what went wrong with it, or None; in this process, unless Ray saves more than its start takes."""
     if not files:
         return
     if _workers(len(files), flags.workers) == 1:
         progress = _Progress(advance)
         with sigterm_as_interrupt():
-            for error in upscale_here(job, files, progress):
+            for file, error in zip(files, upscale_here(job, files, progress), strict=True):
                 progress.next()
-                yield error
+                yield file, error
         return
     with cluster(ClusterConfig(dashboard=False)) as resources, sigterm_as_interrupt():
-        for _, error in upscale_on_workers(job, files, resources, flags.workers):
+        for file, error in upscale_on_workers(job, files, resources, flags.workers):
             advance()
-            yield error
+            yield file, error
 
 
 def _workers(files: int, asked: int | None) -> int:
