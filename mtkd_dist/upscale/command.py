@@ -33,8 +33,7 @@ from mtkd_dist.upscale.files import check_targets, existing, files_of, pictures_
 FEW = 16
 """Of fewer pictures than this, Ray would take longer to start than it saves."""
 EXAMPLE = """example:
-  mtkd upscale photo.jpg holiday 'scans/**/*.tif' --model student.safetensors \\
-      --output large
+  mtkd upscale holiday 'scans/*.tif' --model student.safetensors --output large
 
 16 bits, transparency, colour profile and EXIF stay where the format has them.
 """
