@@ -17,8 +17,8 @@ from mtkd_dist.export.card import card
 from mtkd_dist.export.catalogue import Resource, entry, to_text
 from mtkd_dist.export.onnx_file import INPUT, OPSET, OUTPUT, PACKAGES, missing_packages, write_onnx
 from mtkd_dist.export.program_file import write_program
-from mtkd_dist.export.publication import Publication, architecture, metadata
-from mtkd_dist.export.safetensors_file import spandrel_reads, write_safetensors
+from mtkd_dist.export.publication import Publication, architecture, listed, metadata
+from mtkd_dist.export.safetensors_file import by_mtkd_dist, by_spandrel, write_safetensors
 from mtkd_dist.export.source import Source, file_stem, read_source
 from mtkd_dist.export.trace import CHECKED, trace
 from mtkd_dist.models import digest_file
@@ -94,8 +94,8 @@ def _export(flags: argparse.Namespace, console: Console) -> None:
     network = source.network
     what = f"{network.architecture}, x{network.scale}, {parameters_text(network.params)} parameters"
     console.print(f"model        {source.file}: {what}")
-    for unknown, why in source.unknown.items():
-        console.print(f"not known    {unknown}: {why}")
+    for why in dict.fromkeys(source.unknown.values()):
+        console.print(f"not known    {listed([key for key, reason in source.unknown.items() if reason == why])}: {why}")
     notes = _write_networks(source, publication, stem, flags.formats, console)
     if "card" in flags.formats:
         _write_card(source, publication, stem, notes, console)
@@ -136,7 +136,8 @@ def _write_networks(
 
     if "safetensors" in formats:
         write_safetensors(_path(stem, "safetensors"), source, told)
-        wrote("safetensors", f"mtkd-dist reads it; {spandrel_reads(_path(stem, 'safetensors'), module)[1]}")
+        path = _path(stem, "safetensors")
+        wrote("safetensors", f"{by_mtkd_dist(path, source)}; {by_spandrel(path, source)}")
     if not {"onnx", "program"} & {*formats}:
         return notes
     with console.status("following the network; minutes for large ones"):
@@ -146,11 +147,11 @@ def _write_networks(
         with console.status("onnx"):
             difference = write_onnx(_path(stem, "onnx"), program, module, scale, told)
         tensors = f"opset {OPSET}, `{INPUT}` (batch,3,height,width) to `{OUTPUT}`"
-        wrote("onnx", f"onnxruntime reads it; {tensors}; differs by {difference:.1g} at most at {sizes}")
+        wrote("onnx", f"onnxruntime reads it; {tensors}; differs by at most {difference:.1g} at {sizes}")
     if "program" in formats:
         with console.status("program"):
             difference = write_program(_path(stem, "program"), program, module, told)
-        wrote("program", f"torch.export.load reads it; differs by {difference:.1g} at most at {sizes}")
+        wrote("program", f"torch.export.load reads it; differs by at most {difference:.1g} at {sizes}")
     return notes
 
 

@@ -32,7 +32,8 @@ def trace(network: nn.Module, name: str) -> ExportedProgram:
     try:
         # Without the setting, which torch's own ONNX export makes, a side of one pixel anywhere inside the network is a
         # case of its own, and no image that small, nor a batch of one, could be given.
-        with quiet(), torch.no_grad(), symbols.patch(backed_size_oblivious=True), traceable(network):
+        oblivious = symbols.patch(backed_size_oblivious=True)  # type: ignore[attr-defined]
+        with quiet(), torch.no_grad(), oblivious, traceable(network):
             program = torch.export.export(network, (torch.rand(FOLLOWED),), dynamic_shapes=(sizes,))
         largest_difference(program.module(), network, "its graph")
     except Exception as error:  # torch has a type of its own for nearly everything that it cannot follow
