@@ -260,5 +260,10 @@ def test_the_help_fits_a_screen_and_has_an_example(capsys: pytest.CaptureFixture
 def test_wrong_words_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(tmp_path / "nothing.safetensors") == 2
     assert "no such file or folder" in capsys.readouterr().err
+    given = make_teacher(tmp_path, "tiny").path
+    assert run(given, "--output", given, "--formats", "card") == 2
+    assert f"--output {given} cannot be written: File exists" in capsys.readouterr().err
+    assert run("--formats", "card", given) == 2
+    assert "(MODEL comes before --formats)" in capsys.readouterr().err
     assert run("x.pth", "--formats", "tflite") == 2
     assert "invalid choice: 'tflite'" in capsys.readouterr().err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -61,7 +62,8 @@ def _refuse(text: str, status: int) -> int:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message}. `--help` lists all flags.")
+        hint = " (MODEL comes before --formats)" if "FORMAT" in message or "--formats" in message else ""
+        raise ConfigError(f"{message}{hint}. `--help` lists all flags.")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -91,6 +93,7 @@ def _export(flags: argparse.Namespace, console: Console) -> None:
     publication = Publication(flags.name or source.name, flags.author, flags.licence, flags.url)
     stem = flags.output / file_stem(publication.name, source.network.scale)
     _refuse_existing([stem.with_name(stem.name + end) for kind in flags.formats for end in FILES[kind]], flags.force)
+    _require_writable(flags.output)
     network = source.network
     what = f"{network.architecture}, x{network.scale}, {parameters_text(network.params)} parameters"
     console.print(f"model        {source.file}: {what}")
@@ -119,6 +122,15 @@ def _refuse_existing(files: Sequence[Path], force: bool) -> None:
             f"{', '.join(there)} {'is' if len(there) == 1 else 'are'} there already; give --force to write over it, "
             "another --output or another --name"
         )
+
+
+def _require_writable(folder: Path) -> None:
+    """Makes it where it is not there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise ConfigError(f"--output {folder} cannot be written: {error.strerror}") from None
 
 
 def _write_networks(
@@ -163,7 +175,6 @@ def _write_card(source: Source, publication: Publication, stem: Path, notes: dic
     files = {kind: _path(stem, kind) for kind in notes}
     resources = [Resource(file.name, kind, file.stat().st_size, digest_file(file)) for kind, file in files.items()]
     date = datetime.now(UTC).date().isoformat()
-    stem.parent.mkdir(parents=True, exist_ok=True)
     model = entry(source, publication, resources, date)
     for end, text in ((".md", card(source, publication, resources, notes, date)), (".json", to_text(model))):
         write_text(stem.with_name(stem.name + end), text)
