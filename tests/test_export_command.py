@@ -149,7 +149,7 @@ def test_the_command_says_whether_spandrel_reads_the_weights(
     assert run(given, "--formats", "safetensors", "--output", tmp_path / "out") == 0
     said, written = capsys.readouterr().out, tmp_path / "out" / f"2x-{family}.safetensors"
     if not known_as:
-        assert "does not know this architecture" in said
+        assert f"does not know {family.upper()}, and what is built on it can use the ONNX file" in said
         with pytest.raises(spandrel.UnsupportedModelError):
             spandrel.ModelLoader().load_from_file(written)
         return
@@ -180,6 +180,13 @@ def test_a_file_of_others_keeps_its_keys_and_its_range_of_values(tmp_path: Path)
     assert after.input_range == before.input_range == 255
     lr = torch.rand(1, 3, 9, 7)
     assert torch.equal(after.module(lr), before.module(lr))
+
+
+def test_a_range_of_values_that_only_its_user_knows_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.save(build_network(STUDENTS["rlfn"], 2).state_dict(), tmp_path / "own.pth")
+    given = f"{tmp_path / 'own.pth'}:input_range=1,name=mine"
+    assert run(given, "--formats", "safetensors", "--output", tmp_path / "out") == 0
+    assert "mtkd-dist reads it as 2x-mine.safetensors:input_range=1, which" in capsys.readouterr().out
 
 
 # Every family in the formats that follow the network
@@ -253,5 +260,10 @@ def test_the_help_fits_a_screen_and_has_an_example(capsys: pytest.CaptureFixture
 def test_wrong_words_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(tmp_path / "nothing.safetensors") == 2
     assert "no such file or folder" in capsys.readouterr().err
+    given = make_teacher(tmp_path, "tiny").path
+    assert run(given, "--output", given, "--formats", "card") == 2
+    assert f"--output {given} cannot be written: File exists" in capsys.readouterr().err
+    assert run("--formats", "card", given) == 2
+    assert "(MODEL comes before --formats)" in capsys.readouterr().err
     assert run("x.pth", "--formats", "tflite") == 2
     assert "invalid choice: 'tflite'" in capsys.readouterr().err

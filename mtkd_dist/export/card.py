@@ -33,7 +33,7 @@ sr = network(torch.rand(1, 3, 64, 64))""",
 def card(
     source: Source, publication: Publication, resources: Sequence[Resource], notes: Mapping[str, str], date: str
 ) -> str:
-    """`notes`: kind of a file -> who can read it, in a phrase. `date`: yyyy-mm-dd."""
+    """`notes`: kind of a file -> what reads it, in a phrase. `date`: yyyy-mm-dd."""
     parts = [
         _front_matter(publication),
         f"# {publication.name}",
@@ -86,7 +86,7 @@ def _files(resources: Sequence[Resource], notes: Mapping[str, str]) -> str:
     if not resources:
         return ""
     rows = [(f"`{r.name}`", f"{r.size:,}", f"`{r.digest}`", notes.get(r.kind, "")) for r in resources]
-    return "## Files\n\n" + _table(("file", "bytes", "SHA-256", "read by"), rows)
+    return "## Files\n\n" + _table(("file", "bytes", "SHA-256", "as tried"), rows)
 
 
 def _use(resource: Resource, scale: int) -> str:

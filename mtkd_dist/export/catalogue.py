@@ -63,12 +63,12 @@ def to_text(model: Mapping[str, Any]) -> str:
 
 def description(source: Source) -> str:
     """What it is, in a few sentences of Markdown."""
-    kind = f"{architecture(source)} network that enlarges images {source.network.scale} times"
-    teachers = list(source.teachers)
+    what = f"Enlarges images {source.network.scale} times ({architecture(source)})"
     method = source.metadata.get("method")
-    if teachers and method:
-        kind += f", distilled from {listed(teachers)} by the method `{method}` of mtkd-dist"
-    sentences = [f"A small {kind}." if method else f"A {kind}.", licence_note(source)]
+    if method:
+        teachers = f"distilled from {listed(list(source.teachers))}" if source.teachers else "trained without teachers"
+        what += f"; {teachers} by the method `{method}` of mtkd-dist"
+    sentences = [f"{what}.", licence_note(source)]
     if source.own_scores:
         scored = [f"{row['psnr_y']:.2f} dB / {row['ssim_y']:.4f} on {row['set']}" for row in source.own_scores]
         sentences.insert(1, f"PSNR and SSIM on Y: {listed(scored)}.")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from rich.console import Console
 
@@ -16,8 +17,8 @@ from mtkd_dist.export.card import card
 from mtkd_dist.export.catalogue import Resource, entry, to_text
 from mtkd_dist.export.onnx_file import INPUT, OPSET, OUTPUT, PACKAGES, missing_packages, write_onnx
 from mtkd_dist.export.program_file import write_program
-from mtkd_dist.export.publication import Publication, architecture, metadata
-from mtkd_dist.export.safetensors_file import spandrel_reads, write_safetensors
+from mtkd_dist.export.publication import Publication, architecture, listed, metadata
+from mtkd_dist.export.safetensors_file import by_mtkd_dist, by_spandrel, write_safetensors
 from mtkd_dist.export.source import Source, file_stem, read_source
 from mtkd_dist.export.trace import CHECKED, trace
 from mtkd_dist.habits import Habits, Parser, command
@@ -45,9 +46,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     return command(argv, _main)
 
 
+class _Parser(Parser):
+    def error(self, message: str) -> NoReturn:
+        hint = " (MODEL comes before --formats)" if "FORMAT" in message or "--formats" in message else ""
+        super().error(f"{message}{hint}")
+
+
 def parser() -> Parser:
     """What `--help` shows."""
-    parser = Parser(
+    parser = _Parser(
         "mtkd export",
         "Write a student, or any weight file, for others to use.",
         EXAMPLE,
@@ -75,10 +82,12 @@ def _export(flags: argparse.Namespace, console: Console) -> dict[str, Any]:
     publication = Publication(flags.name or source.name, flags.author, flags.licence, flags.url)
     stem = flags.output / file_stem(publication.name, source.network.scale)
     _refuse_existing([stem.with_name(stem.name + end) for kind in flags.formats for end in FILES[kind]], flags.force)
+    _require_writable(flags.output)
     network = source.network
     what = f"{network.architecture}, x{network.scale}, {parameters_text(network.params)} parameters"
     _tell(console, f"model        {source.file}: {what}")
-    for unknown, why in source.unknown.items():
+    for why in dict.fromkeys(source.unknown.values()):
+        unknown = listed([key for key, reason in source.unknown.items() if reason == why])
         _tell(console, f"not known    {unknown}: {why}")
     notes = _write_networks(source, publication, stem, flags.formats, console)
     if "card" in flags.formats:
@@ -111,6 +120,15 @@ def _refuse_existing(files: Sequence[Path], force: bool) -> None:
         )
 
 
+def _require_writable(folder: Path) -> None:
+    """Makes it where it is not there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise ConfigError(f"--output {folder} cannot be written: {error.strerror}") from None
+
+
 def _write_networks(
     source: Source, publication: Publication, stem: Path, formats: Sequence[str], console: Console
 ) -> dict[str, str]:
@@ -127,7 +145,8 @@ def _write_networks(
 
     if "safetensors" in formats:
         write_safetensors(_path(stem, "safetensors"), source, told)
-        wrote("safetensors", f"mtkd-dist reads it; {spandrel_reads(_path(stem, 'safetensors'), module)[1]}")
+        path = _path(stem, "safetensors")
+        wrote("safetensors", f"{by_mtkd_dist(path, source)}; {by_spandrel(path, source)}")
     if not {"onnx", "program"} & {*formats}:
         return notes
     with console.status("following the network; minutes for large ones"):
@@ -137,11 +156,11 @@ def _write_networks(
         with console.status("onnx"):
             difference = write_onnx(_path(stem, "onnx"), program, module, scale, told)
         tensors = f"opset {OPSET}, `{INPUT}` (batch,3,height,width) to `{OUTPUT}`"
-        wrote("onnx", f"onnxruntime reads it; {tensors}; differs by {difference:.1g} at most at {sizes}")
+        wrote("onnx", f"onnxruntime reads it; {tensors}; differs by at most {difference:.1g} at {sizes}")
     if "program" in formats:
         with console.status("program"):
             difference = write_program(_path(stem, "program"), program, module, told)
-        wrote("program", f"torch.export.load reads it; differs by {difference:.1g} at most at {sizes}")
+        wrote("program", f"torch.export.load reads it; differs by at most {difference:.1g} at {sizes}")
     return notes
 
 
@@ -153,7 +172,6 @@ def _write_card(source: Source, publication: Publication, stem: Path, notes: dic
     files = {kind: _path(stem, kind) for kind in notes}
     resources = [Resource(file.name, kind, file.stat().st_size, digest_file(file)) for kind, file in files.items()]
     date = datetime.now(UTC).date().isoformat()
-    stem.parent.mkdir(parents=True, exist_ok=True)
     model = entry(source, publication, resources, date)
     for end, text in ((".md", card(source, publication, resources, notes, date)), (".json", to_text(model))):
         write_text(stem.with_name(stem.name + end), text)

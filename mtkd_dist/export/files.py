@@ -12,7 +12,6 @@ from pathlib import Path
 @contextmanager
 def appears(path: Path) -> Iterator[Path]:
     """A place beside `path`, with the same ending; what lies there at the end of the block is moved to `path`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex}{path.suffix}")
     try:
         yield temporary

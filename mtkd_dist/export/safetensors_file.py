@@ -7,9 +7,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from mtkd_dist.export.files import appears
+from mtkd_dist.export.publication import architecture
 from mtkd_dist.export.source import Source
 from mtkd_dist.export.trace import CHECKED, TOLERANCE
 from mtkd_dist.models import load_network, read_state_dict, save_tensors
@@ -32,16 +32,24 @@ def write_safetensors(path: Path, source: Source, metadata: Mapping[str, str]) -
             raise ValueError(f"{path} answers otherwise than {source.file}, and is not written")
 
 
-def spandrel_reads(path: Path, network: nn.Module) -> tuple[bool, str]:
-    """Whether spandrel makes of the file a network with the same answers, and a phrase about that."""
-    ours = f"spandrel {version('spandrel')}"
+def by_mtkd_dist(path: Path, source: Source) -> str:
+    """A phrase on what it takes to read the file here."""
+    value_range = source.network.input_range
+    if load_network(path).input_range == value_range:
+        return "mtkd-dist reads it"
+    return f"mtkd-dist reads it as {path.name}:input_range={value_range:g}, which no file can state"
+
+
+def by_spandrel(path: Path, source: Source) -> str:
+    """A phrase on what spandrel, and what is built on it, makes of the file; found out by asking it."""
+    theirs, name = f"spandrel {version('spandrel')}", architecture(source)
     try:
-        theirs = recognise(read_state_dict(path), path.name)
+        found = recognise(read_state_dict(path), path.name)
     except ValueError:
-        return False, f"{ours} does not know this architecture"
+        return f"{theirs} does not know {name}, and what is built on it can use the ONNX file"
     lr = torch.rand(1, 3, 31, 45)  # below 16 pixels spandrel pads some networks differently
     with torch.no_grad():
-        difference = (theirs(lr) - network(lr)).abs().max().item()
+        difference = (found(lr) - source.network.module(lr)).abs().max().item()
     if not difference <= TOLERANCE:
-        return False, f"{ours} takes it for {theirs.architecture} with other settings and answers otherwise"
-    return True, f"{ours} reads it as {theirs.architecture}"
+        return f"{theirs} takes it for {found.architecture} with other settings and answers otherwise"
+    return f"{theirs} reads it as {found.architecture}"

@@ -22,7 +22,7 @@ from mtkd_dist.models.spandrel_adapter import allow_torchvision_import
 
 @contextmanager
 def traceable(network: nn.Module) -> Iterator[None]:
-    """Inside the block, `torch.export` can follow `network` for any batch, height and width.
+    """Inside the block, `torch.export` can follow `network`, in eval mode, for any batch, height and width.
 
     Its answers stay the same to the last bit. A network that is not known here is left as it is; whether its sizes can
     be left open shows when it is followed.
