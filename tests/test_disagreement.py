@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from PIL import Image
 
 from mtkd_dist.metrics import Window, most_different
 from mtkd_dist.pools.detail import detail_of
 from mtkd_dist.pools.evaluate import Scored
-from mtkd_dist.stages.details import most_different_photos
+from mtkd_dist.stages.details import INDEX, most_different_photos, remove_details, write_details
 from mtkd_dist.stages.scores import band_rows
 
 GREY = np.full((48, 64, 3), 100, np.uint8)
@@ -118,6 +122,26 @@ def test_of_a_single_set_six_photographs_are_shown() -> None:
 def test_of_many_sets_two_each_and_of_equal_ones_the_first() -> None:
     photos = [scored(f"{name}{n}", 1.0, of_set=name) for name in "abcd" for n in range(3)]
     assert shown(most_different_photos(photos, sets=4)) == {f"{name}{n}" for name in "abcd" for n in range(2)}
+
+
+def test_details_are_files_of_their_own_that_an_index_names_the_most_different_first(tmp_path: Path) -> None:
+    photos = [scored("a/x.png", 1.0), scored("b/x.png", 2.0), scored("y.png", 3.0)._replace(detail=None)]
+    written = write_details(tmp_path, photos)
+    index = json.loads((tmp_path / INDEX).read_text())
+    assert [(entry["image"], entry["name"]) for entry in index] == [("b/x.png", "Set-x"), ("a/x.png", "Set-x-2")]
+    assert {path.relative_to(tmp_path).as_posix() for path in written} == {INDEX} | {
+        file for entry in index for file in (entry["whole"], *entry["panels"].values(), f"samples/{entry['name']}.png")
+    }
+    with Image.open(tmp_path / index[0]["panels"]["HR"]) as hr:
+        assert hr.size == (8, 8)
+
+
+def test_the_pictures_of_an_earlier_evaluation_go_and_nothing_else_does(tmp_path: Path) -> None:
+    written = [path.relative_to(tmp_path).as_posix() for path in write_details(tmp_path, [scored("x.png", 1.0)])]
+    mine = tmp_path / "samples" / "mine.png"
+    mine.touch()
+    remove_details(tmp_path, [*written, "samples/gone.png", "student.safetensors"])
+    assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == [tmp_path / INDEX, mine]
 
 
 def test_spectra_are_means_over_the_photographs_of_a_set() -> None:

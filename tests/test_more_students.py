@@ -25,6 +25,7 @@ from mtkd_dist.models import load_network, network_names, parse_network, read_me
 from mtkd_dist.pools.evaluate import score_photos_here
 from mtkd_dist.pools.placement import Layout, PoolSize, Resources
 from mtkd_dist.pools.render import Rendering
+from mtkd_dist.report.history import History
 from mtkd_dist.stages import evaluate, manifest
 from mtkd_dist.stages.check import check
 from mtkd_dist.stages.course import Course
@@ -157,7 +158,10 @@ def test_the_screen_and_the_tracking_name_whose_score_it_is(tmp_path: Path) -> N
     job = dataclasses.replace(make_job(make_store(tmp_path)), more=(StudentNet("rlfn", RLFN),))
     said: list[str] = []
     tracked = MagicMock()
-    course = Course("distil", Layout(ONE, None), job, PRESETS["demo"]().link, MagicMock(), tracked, said.append)
+    history = History(tmp_path / "course.jsonl", 1, said.append)
+    course = Course(
+        "distil", Layout(ONE, None), job, PRESETS["demo"]().link, MagicMock(), tracked, history, said.append
+    )
     record = {"step": 4, "photos": 2}
     for prefix, score in (("", 30.0), ("rlfn/", 31.0)):
         record |= {f"{prefix}validation_psnr_y": score, f"{prefix}best_step": 4, f"{prefix}best_psnr_y": score}

@@ -59,6 +59,13 @@ def write_details(output: Path, scored: Iterable[Scored]) -> list[Path]:
     return files
 
 
+def remove_details(output: Path, files: Iterable[str]) -> None:
+    """Of `files`, relative to `output`, those that `write_details` wrote: the next ones may be of other photographs."""
+    for file in files:
+        if file.startswith((f"{STRIPS}/", f"{FOLDER}/")):
+            (output / file).unlink(missing_ok=True)
+
+
 def _entry(name: str, photo: Scored, detail: Detail) -> dict[str, Any]:
     """Of the index: where its files lie, relative to the output folder, and what is to be said of them."""
     return {

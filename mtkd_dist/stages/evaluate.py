@@ -22,7 +22,7 @@ from mtkd_dist.pools.evaluate import (
 )
 from mtkd_dist.pools.teacher_worker import TeacherFile
 from mtkd_dist.stages import manifest
-from mtkd_dist.stages.details import FOLDER, STRIPS, most_different_photos, write_details
+from mtkd_dist.stages.details import STRIPS, most_different_photos, remove_details, write_details
 from mtkd_dist.stages.manifest import Manifest
 from mtkd_dist.stages.run import Run
 from mtkd_dist.stages.scores import About, Row, band_rows, mean_rows
@@ -65,7 +65,7 @@ def run_evaluate(run: Run, teachers: ReadyTeachers, aggregator: Path | None, stu
     job = EvaluateJob(run.config.scale, (*teachers.files, *mean, *aggregate, *ours))
     scored = most_different_photos(_score_all(run, job), len(run.sets))
     rows = mean_rows(scored, _about(run, teachers, aggregate, students))
-    _remove_pictures(run, old)
+    remove_details(run.output, old.outputs if old is not None else ())
     files = [run.output / "scores.json", run.output / BANDS, *write_details(run.output, scored)]
     manifest.write_json(run.output / "scores.json", rows)
     manifest.write_json(run.output / BANDS, band_rows(scored))
@@ -112,13 +112,6 @@ def _about(
         **{one.name: About("aggregate", all_teachers + count_params(one.load(run.config.scale))) for one in aggregate},
         **{title: About("student", load_network(file, run.config.scale).params) for title, file in students.items()},
     }
-
-
-def _remove_pictures(run: Run, old: Manifest | None) -> None:
-    """Those of an earlier evaluation, which may be of other photographs."""
-    for path in old.outputs if old is not None else ():
-        if path.startswith((f"{STRIPS}/", f"{FOLDER}/")):
-            (run.output / path).unlink(missing_ok=True)
 
 
 def _share_scores(run: Run, teachers: ReadyTeachers, students: list[str], rows: list[Row]) -> None:

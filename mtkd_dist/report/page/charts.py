@@ -176,8 +176,10 @@ def bands_chart(title: str, series: Sequence[Series], names: Sequence[str], grou
         groups: what neighbours have in common -> how many they are, in order.
     """
     values = [y for s in series for _, y in s.points]
-    room = 0.06 * (max(values) - min(values))
-    y = Axis(min(values) - room, max(values) + room, HEIGHT - BOTTOM - 12, TOP)
+    low, high = min(values), max(values)
+    log = low > 0 and high / low > LOG_FROM
+    room = 0 if log else 0.06 * (high - low)
+    y = Axis(low - room, high + room, HEIGHT - BOTTOM - 16, TOP + 4, log)
     x = Axis(-0.5, len(names) - 0.5, LEFT, WIDTH - RIGHT)
     parts = _rows(y, y.ticks())
     first = 0
@@ -187,7 +189,7 @@ def bands_chart(title: str, series: Sequence[Series], names: Sequence[str], grou
             parts.append(f'<path class="grid" d="M{x(first - 0.5):.1f},{TOP}V{HEIGHT - 4}"/>')
         parts.append(_text(middle, HEIGHT - 4, group, "middle"))
         first += count
-    parts += [_text(x(i), HEIGHT - 18, name, "middle", "small") for i, name in enumerate(names)]
+    parts += [_text(x(i), HEIGHT - 17, name, "middle", "small") for i, name in enumerate(names)]
     for s in series:
         places = [(x(px), y(py)) for px, py in s.points]
         first = 0

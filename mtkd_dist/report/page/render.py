@@ -114,7 +114,8 @@ def _tiles(facts: Facts) -> Iterator[tuple[str, str]]:
         yield f"{of_student[name, scale]['psnr_y']:.2f} dB", f"PSNR-Y of the student on {name} ×{scale}"
     bicubic = [row["psnr_y"] for row in rows if row["role"] == "bicubic"]
     if of_student and bicubic and len(sets) == 1:
-        yield f"{of_student[sets[0]]['psnr_y'] - bicubic[0]:+.2f} dB", "against bicubic"
+        gain = of_student[sets[0]]["psnr_y"] - bicubic[0]
+        yield f"{'+' if gain >= 0 else '−'}{abs(gain):.2f} dB", "against bicubic"
     if of_student:
         yield parameters_text(of_student[sets[0]]["params"]), "parameters of the student"
     seconds = sum(max(stage.seconds or 0.0, stage.past.seconds) for stage in facts.stages)
