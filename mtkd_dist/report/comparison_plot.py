@@ -77,6 +77,8 @@ def _panel(panel: Any, differences: Sequence[Difference], methods: Sequence[str]
     panel.set_axisbelow(True)
     panel.spines[["top", "right", "left"]].set_visible(False)
     panel.tick_params(axis="y", length=0)
+    # More labels than this run into each other.
+    panel.locator_params(axis="x", nbins=5)
     for one in differences:
         number = students.index(one.student)
         place = methods.index(one.method) + _GROUP * ((number + 0.5) / len(students) - 0.5)
