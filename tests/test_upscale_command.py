@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from mtkd_dist import cli
-from mtkd_dist.command import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE
+from mtkd_dist.habits import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE
 from mtkd_dist.pictures import Picture, read_picture, write_picture
 from mtkd_dist.upscale import command
 from tests.nets import make_aggregator, make_teacher, nearest_teacher, write_photos
