@@ -17,21 +17,14 @@ from mtkd_dist.report.page.charts import (
     RIGHT,
     TOP,
     WIDTH,
-    Axis,
     Series,
     bands_chart,
     line_chart,
-    linear_ticks,
-    log_ticks,
-    number_text,
     placed_labels,
     shares_chart,
     size_chart,
-    smoothed,
-    thinned,
 )
-
-ROOT = "{http://www.w3.org/2000/svg}"
+from mtkd_dist.report.page.scales import Axis, linear_ticks, log_ticks, number_text, smoothed, thinned
 
 
 def parsed(chart: str) -> ET.Element:

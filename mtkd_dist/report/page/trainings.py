@@ -11,6 +11,7 @@ from mtkd_dist.config.shares import PoolShares
 from mtkd_dist.report.page.charts import HEIGHT, Series, line_chart, shares_chart
 from mtkd_dist.report.page.facts import Stage
 from mtkd_dist.report.page.palette import Look
+from mtkd_dist.report.page.scales import finite
 from mtkd_dist.report.progress import duration, shares_text
 
 SHARES = {"working": "working-share", "starved": "starved-share", "held_back": "held-back-share"}
@@ -127,7 +128,7 @@ def _shares(stages: Sequence[Stage], end: int) -> Figure | None:
 
 def _series(model: str, points: Sequence[tuple[int, float]], looks: Mapping[str, Look], marks: bool = False) -> Series:
     look = looks.get(model, NO_LOOK)
-    return Series(model, [(float(step), value) for step, value in points], look.colour, look.dash, marks)
+    return Series(model, finite([(float(step), value) for step, value in points]), look.colour, look.dash, marks)
 
 
 def _key(series: Series, text: str) -> Key:
