@@ -23,8 +23,9 @@ from mtkd_dist.tracking.store import problem_at
 EXAMPLE = """example:
   mtkd doctor --output runs
 
-The last check trains for a few steps on Ray, which takes ten seconds, or minutes
-on a busy machine; --quick leaves it out. Exit status: 0, or 1 where a check failed.
+The last check trains for a few steps on Ray, which takes ten seconds, or
+minutes on a busy machine; --quick leaves it out. Exit status: 0, or 1 where a
+check failed.
 """
 STYLES: dict[Status, str] = {"ok": "green", "warning": "yellow", "failed": "bold red"}
 
