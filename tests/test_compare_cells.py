@@ -24,6 +24,8 @@ from mtkd_dist.stages.run_report import FILE as REPORT
 from mtkd_dist.stages.run_report import gather, write_report
 from mtkd_dist.stages.teachers import ReadyTeachers
 from mtkd_dist.tracking.tracker import Untracked
+from mtkd_dist.train import stopping
+from mtkd_dist.train.stopping import Saved
 from tests.nets import TINY, TINY_AGGREGATOR, make_store, make_teacher
 
 OTHER = "edsr-baseline:width=8,blocks=2"
@@ -103,6 +105,28 @@ def test_methods_begin_with_the_same_weights_and_see_the_same_samples(shared: Sh
     cell, _ = made(other, "kd", seed=7)
     assert cell.scores == made(shared, "scratch", seed=7)[0].scores
     assert cell.scores != made(shared, "scratch", seed=8)[0].scores
+
+
+def test_a_cell_that_is_asked_to_stop_saves_and_goes_on_to_the_same_scores(
+    shared: Shared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stopping, "EXCHANGE_SECONDS", 0)  # it looks after every step
+    whole, _ = made(shared, "kd", seed=11)
+    student_of(shared, Work("kd", (TINY,), 11)).parent.rename(shared.output / "whole")
+    asked = iter([False, False, True])  # before it begins, after the first step, after the second
+    with pytest.raises(Saved, match="saved after step 2 of 3"):
+        made(shared, "kd", seed=11, asked_to_stop=lambda: next(asked))
+    log = (shared.output / Work("kd", (TINY,), 11).folder / LOG).read_text()
+    assert "saved after step 2 of 3" in log
+    assert "Traceback" not in log
+    again, _ = made(shared, "kd", seed=11)
+    assert again.scores == whole.scores
+
+
+def test_a_cell_that_has_not_begun_when_it_is_asked_to_stop_begins_nothing(shared: Shared) -> None:
+    with pytest.raises(Saved):
+        made(shared, "kd", seed=12, asked_to_stop=lambda: True)
+    assert not (shared.output / Work("kd", (TINY,), 12).folder).exists()
 
 
 def test_students_learn_from_the_aggregator_of_their_seed(shared: Shared) -> None:

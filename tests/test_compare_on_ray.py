@@ -18,8 +18,11 @@ from mlflow.tracking import MlflowClient
 
 from mtkd_dist.compare.command import main
 from mtkd_dist.compare.tree import METHODS
-from mtkd_dist.habits import EXIT_FAILED, EXIT_OK, EXIT_USAGE
+from mtkd_dist.habits import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE
 from mtkd_dist.models import digest_file
+from mtkd_dist.train.audit import audit
+from mtkd_dist.train.checkpoints import Checkpoints
+from mtkd_dist.train.consumption import read_logs
 from tests.nets import TINY, TINY_AGGREGATOR, train_teacher, write_photos
 
 OTHER = "edsr-baseline:width=8,blocks=2"
@@ -130,9 +133,31 @@ def test_a_comparison_that_is_ended_goes_on_to_the_same_students(comparisons: Co
         wait_for(lambda: any((output / "cells").rglob("checkpoints-*/*")), 180)
         process.send_signal(how)
         process.wait(120)
-    assert process.returncode != EXIT_OK
+    assert process.returncode == (-signal.SIGKILL if how == signal.SIGKILL else EXIT_INTERRUPTED)
     assert main(words) == EXIT_OK
     assert comparisons.students(name) == comparisons.students("whole")
+
+
+def test_ctrl_c_lets_cells_save_and_begins_no_other(comparisons: Comparisons) -> None:
+    words = comparisons.flags("saved", methods=["kd", "dukd"], distil={"steps": 400, "checkpoint_every": 1000})
+    output, screen = comparisons.folder / "saved", comparisons.folder / "saved.out"
+    with screen.open("w") as out:
+        process = subprocess.Popen([sys.executable, "-m", "mtkd_dist.compare", *words], stdout=out, stderr=out)
+        # Teachers aside, whose images are rendered before.
+        wait_for(lambda: any((output / "cells").rglob("consumed/*.jsonl")), 180)
+        time.sleep(1)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(120) == EXIT_INTERRUPTED
+    assert "cells  finishing the step and saving" in screen.read_text()
+    assert "What was at work is saved." in screen.read_text()
+    begun = [path.parent.parent for path in (output / "cells").rglob("consumed/*-0001-rank-00.jsonl")]
+    assert begun
+    for checkpoints in begun:
+        assert max(Checkpoints(checkpoints).steps()) == max(line.step for line in read_logs(checkpoints)[0].lines) + 1
+    assert main(words) == EXIT_OK
+    for checkpoints in begun:
+        verdict = audit(read_logs(checkpoints), None)
+        assert (verdict.lost, verdict.repeated, verdict.recomputed, verdict.finished) == (0, 0, 0, True)
 
 
 def wait_for(what: Callable[[], bool], seconds: float) -> None:

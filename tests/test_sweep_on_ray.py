@@ -22,6 +22,8 @@ from ray.util import placement_group_table
 
 from mtkd_dist import launch
 from mtkd_dist.habits import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE
+from mtkd_dist.train.audit import audit
+from mtkd_dist.train.checkpoints import Checkpoints
 from mtkd_dist.train.consumption import read_logs
 from mtkd_tune import sweep
 from mtkd_tune.rows import TrialRow
@@ -331,8 +333,12 @@ def test_a_sweep_that_was_ended_goes_on_with_what_it_had(sweeps: Sweeps, how: si
     os.kill(process.pid, how)
     status = process.wait(60)
     assert status == (-signal.SIGKILL if how == signal.SIGKILL else EXIT_INTERRUPTED), log.read_text()
+    (checkpoints,) = (output / "trials" / "trial-0002").glob("distil/checkpoints-*")
     if how != signal.SIGKILL:
         assert sweeps.rows(name)["trial-0001"]["status"] == "done"
+        # Where it was, and not at a multiple of checkpoint_every.
+        last = max(line.step for line in read_logs(checkpoints)[-1].lines)
+        assert max(Checkpoints(checkpoints).steps()) == last + 1
     assert start(flags, log).wait(60) == EXIT_USAGE  # not without --resume
     before = done.stat().st_mtime_ns
     assert start([*flags, "--resume"], log).wait(400) == EXIT_OK, log.read_text()
@@ -341,6 +347,9 @@ def test_a_sweep_that_was_ended_goes_on_with_what_it_had(sweeps: Sweeps, how: si
     assert {row["status"] for row in rows.values()} <= {"done", "stopped"}
     assert done.stat().st_mtime_ns == before
     assert max(starts(output / "trials" / "trial-0002")) > 0
+    verdict = audit(read_logs(checkpoints), None)
+    assert (verdict.lost, verdict.repeated) == (0, 0)
+    assert how == signal.SIGKILL or verdict.recomputed == 0
 
 
 @pytest.mark.slow
