@@ -44,7 +44,9 @@ def register(client: Any, run_id: str, event: Event) -> None:
     version = next((one for one in of_run if one.tags.get("weights") == event["weights"]), None)
     if version is None:
         # By its place: MLflow looks an id up in the store that the process uses at large, which may be another one.
-        version = client.create_model_version(name, model.artifact_location, run_id, tags, model_id=model.model_id)
+        version = client.create_model_version(
+            name, model.artifact_location, run_id, tags, await_creation_for=0, model_id=model.model_id
+        )
     for key, value in tags.items():
         client.set_model_version_tag(name, version.version, key, value)
     if _REGISTERED not in client.get_logged_model(model.model_id).tags:
