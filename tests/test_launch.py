@@ -19,7 +19,7 @@ from mtkd_dist.export.source import read_source
 from mtkd_dist.models import digest_file, load_network, read_metadata
 from mtkd_dist.pools.cluster import sigterm_as_interrupt
 from mtkd_dist.stages.run_report import gather
-from tests.nets import TINY, TINY_AGGREGATOR, make_aggregator, train_teacher, write_photos
+from tests.nets import TINY, TINY_AGGREGATOR, make_aggregator, train_teacher, write_launch, write_photos
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -215,6 +215,15 @@ def test_an_aggregator_of_an_earlier_run_is_used_as_it_is(
     manifest = json.loads((tmp_path / "run" / "aggregate" / "manifest.json").read_text())
     assert manifest["inputs"]["file"] == digest_file(given)
     assert [row["model"] for row in manifest["scores"]] == ["aggregate"]
+
+
+@pytest.mark.slow
+def test_one_gpu_is_shared_by_both_pools(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    config = write_launch(tmp_path, photos=4, steps=4, batch_size=4, checkpoint_every=4)
+    assert launch.main(["--config", str(config), "--output", str(tmp_path / "run"), "--num-gpus", "1"]) == 0
+    screen = " ".join(capfd.readouterr().out.split())
+    assert "on 1 teacher worker (0.5 GPU each), 1 student worker (0.5 GPU each)" in screen
+    assert "both pools took turns on one device" in screen
 
 
 @pytest.mark.slow

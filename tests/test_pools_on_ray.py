@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
+import time
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -21,7 +22,9 @@ from mtkd_dist.pools.errors import TrainingFailed
 from mtkd_dist.pools.placement import Layout, PoolSize
 from mtkd_dist.pools.teacher_pool import TeacherPool
 from mtkd_dist.pools.teacher_worker import TeacherJob
+from mtkd_dist.train.checkpoints import Checkpoints
 from mtkd_dist.train.job import StudentJob
+from mtkd_dist.train.news import Update
 from mtkd_dist.train.state import TrainState
 from mtkd_dist.train.trainer import run_training
 from mtkd_dist.verify_run import verify
@@ -125,6 +128,23 @@ def test_a_second_start_goes_on_from_the_newest_checkpoint_to_the_undisturbed_re
     for name, tensor in undisturbed.result().items():
         # Two ranks add gradients in another order than one rank does.
         torch.testing.assert_close(weights[name], tensor, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_the_last_steps_are_told_although_the_driver_looked_away(tmp_path: Path) -> None:
+    job = make_job(make_store(tmp_path), steps=40, checkpoint_every=40)
+    seen: list[int] = []
+
+    def on_update(update: Update) -> None:
+        if not seen:
+            last = Checkpoints(tmp_path / "run").path(40)
+            while not last.exists():
+                time.sleep(0.1)
+            time.sleep(10)  # Ray Train notices meanwhile that all is done
+        seen.extend(record["step"] for record in update.records)
+
+    run_training(job, None, Layout(ONE_CPU, None), LinkConfig(slot_size=2), tmp_path / "run", on_update)
+    assert seen == list(range(40))
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_without_further_attempts(tmp_path: Path) -> None:
