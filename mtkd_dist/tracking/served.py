@@ -11,33 +11,17 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from mtkd_dist.metrics import from_uint8, to_uint8
-from mtkd_dist.models import load_network
-from mtkd_dist.models.tiling import enlarge
+from mtkd_dist.pictures import load_upscaler
 
 Pixels = NDArray[np.uint8]
 
 
 def _load_pyfunc(path: str) -> Enlarger:
     """What MLflow calls with the model's file of weights."""
-    return Enlarger(_upscaler(path))
-
-
-def _upscaler(path: str) -> Callable[[Pixels], Pixels]:
-    """(h,w,3) uint8 RGB -> (s*h,s*w,3)."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    network = load_network(path)
-    module = network.module.to(device)
-
-    @torch.inference_mode()
-    def upscale(image: Pixels) -> Pixels:
-        return to_uint8(enlarge(module, from_uint8(image, device), network.scale))[0]
-
-    return upscale
+    return Enlarger(load_upscaler(path))
 
 
 class Enlarger:
