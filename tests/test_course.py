@@ -125,6 +125,16 @@ def test_students_without_a_teacher_pool_are_judged_by_themselves(tmp_path: Path
     assert (ran.teachers.working, ran.waited_seconds) == (0.0, 10.0)
 
 
+def test_a_validation_that_arrives_with_the_first_steps_is_kept(tmp_path: Path) -> None:
+    job = make_job(make_store(tmp_path))
+    history = History(tmp_path / "course.jsonl", 10, pytest.fail)
+    with Progress(Console(file=io.StringIO()), "teachers/a", 10) as progress, history:
+        layout, tracked = Layout(PoolSize(2, 1, 1), None), cast(Any, Tracked())
+        course = Course("teachers/a", layout, job, LinkConfig(), progress, tracked, history, lambda _: None)
+        course.update(Update([{"step": 9, **LAST}], None, {}, [VALIDATION], [], RANK_1))
+    assert read_history(tmp_path / "course.jsonl").validations == (VALIDATION,)
+
+
 def test_ranks_that_are_gone_have_no_say() -> None:
     shares = StudentShares()
     assert shares.longest_wait() is None

@@ -61,8 +61,6 @@ class Course:
         self._losses = (self._losses + [r["loss"] for r in update.records])[-self.LOSSES_KEPT :]
         for note in update.notes:
             self._say(f"{self._stage}: {note}")
-        for scored in update.validations:
-            self._validated(scored)
         lost = update.link.get("lost_workers", 0)
         if lost > self._lost_workers:
             self._say(f"{self._stage}: {lost} teacher worker(s) have died so far; their work is done again by others")
@@ -73,6 +71,9 @@ class Course:
             self._rates += [r["images_per_second"] for r in rated]
             self._rated(rated[-1], update)
         self._history.add(update.records, self._pools)
+        # After the steps that it is about: in the history a start puts aside what lies beyond it.
+        for scored in update.validations:
+            self._validated(scored)
 
     def _rated(self, last: dict[str, Any], update: Update) -> None:
         students = update.students or last["students"]
