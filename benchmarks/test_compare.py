@@ -33,8 +33,11 @@ of BSDS500 (train, 200 JPEGs). Two trainings ran side by side; teachers answered
 What limits it: two cores. The students see 4,800 patches, where the paper's see 8 million, so this says which loss \
 teaches a small network fastest, and not where each ends. A third teacher at hand (CRAFT) was left out: it would have \
 tripled the time of the teachers, and so cost more than half of the steps. Learning rate and schedule are the same for \
-all, weights of losses are the defaults: no method was tuned. Patches of 16 × 16 leave 4 × 4 for DUKD's zoom-out (12 × \
-12 in its paper); DUKD's students also see twice the pixels in a step.
+all, weights of losses are the defaults: no method was tuned, and a loss whose weights were chosen for hundreds of \
+thousands of steps may be far from its place here. The aggregator begins at the mean of its teachers, and 400 steps \
+hardly move it (see the references): that `mtkd` and `mean` are alike says nothing of an aggregator that has learned. \
+Teachers see patches of 16 × 16 alone, without what lies around them; of these, 4 × 4 are left for DUKD's zoom-out (12 \
+× 12 in its paper). DUKD's students also see twice the pixels in a step.
 """
 
 

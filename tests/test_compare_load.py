@@ -77,6 +77,10 @@ def test_words_that_make_no_sense_are_refused(words: list[str], told: str) -> No
         ({"launch": {"preset": "demo-compare", "teachers": []}}, "^launch.teachers: .*at least one file or network"),
         ({"launch": {"preset": "demo-compare", "at": {"taps": ["nowhere"]}}}, "^launch.at.taps: .*no tap 'nowhere'"),
         ({"launch": {"preset": "demo-compare", "distil": {"patch": 25}}}, "^launch.distil.patch: 25 LR pixels cannot"),
+        (
+            {"launch": {"preset": "demo-compare", "loss": {"teacher_weights": [1, 2]}}},
+            "^launch.loss.teacher_weights: .*expected 3 numbers",
+        ),
         ({"num_gpus": -1}, "^num_gpus"),
     ],
 )

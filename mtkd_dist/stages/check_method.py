@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 
 import torch
@@ -150,8 +151,11 @@ def _wrong_losses(losses: object) -> str:
 
 def needs_networks(config: Config) -> bool:
     """Whether the method wants more of its teachers than images, so that only they can tell what it sends."""
+    # Weights of teachers say nothing of it, and whether they are as many as the teachers is found out later.
+    unweighted = dataclasses.replace(config.loss, teacher_weights=[], each_teacher=[])
+    method = distil_method(dataclasses.replace(config, loss=unweighted))
     try:
-        images_asked(distil_method(config), max(1, len(config.teachers)), config.scale)
+        images_asked(method, max(1, len(config.teachers)), config.scale)
     except NeedsNetworks:
         return True
     return False
