@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mtkd_dist.models import build_network
 from mtkd_dist.pictures import memory
 from mtkd_dist.pictures.memory import LARGEST, bytes_per_pixel, is_out_of_memory, largest_tile
-from mtkd_dist.pictures.tiles import GRID, OVERLAP, SMALLEST, enlarged_strips, spans
+from mtkd_dist.pictures.tiles import GRID, OVERLAP, RAMP, SMALLEST, enlarged_strips, spans
 from tests.nets import Nearest
 
 TILES = st.integers(SMALLEST, 1200)
@@ -34,7 +34,7 @@ def test_spans_cover_every_pixel_with_weights_that_add_up_to_1(length: int, tile
 @given(st.integers(SMALLEST, 6000), TILES)
 def test_what_lies_near_an_edge_that_is_none_does_not_count(length: int, tile: int) -> None:
     for span in spans(length, tile, 1):
-        near = OVERLAP // 4
+        near = (OVERLAP - RAMP) // 2
         assert span.start == 0 or span.weights[:near].max() == 0
         assert span.stop == length or span.weights[-near:].max() == 0
 
@@ -57,7 +57,7 @@ def tiled(network: nn.Module, lr: Tensor, scale: int, tile: int) -> Tensor:
         return torch.cat(list(enlarged_strips(network, lr, scale, tile)), -2)
 
 
-@pytest.mark.parametrize("size", [(150, 110), (97, 201), (60, 300)])
+@pytest.mark.parametrize("size", [(250, 170), (161, 301), (60, 400)])
 def test_tiles_give_the_whole_picture_where_the_network_looks_at_a_neighbourhood(size: tuple[int, int]) -> None:
     torch.manual_seed(0)
     network = build_network("edsr-baseline:width=8,blocks=3", 2).eval()
@@ -67,20 +67,20 @@ def test_tiles_give_the_whole_picture_where_the_network_looks_at_a_neighbourhood
 
 def test_tiles_of_a_network_that_looks_far_are_within_a_level_of_8_bits() -> None:
     torch.manual_seed(0)
-    network = build_network("edsr-baseline:width=8,blocks=24", 2).eval()  # 53 pixels to each side
-    lr = torch.rand(1, 3, 200, 170)
-    assert (tiled(network, lr, 2, 128) - whole(network, lr)).abs().max() < 1 / 255
+    network = build_network("edsr-baseline:width=8,blocks=32", 2).eval()  # 69 pixels to each side
+    lr = torch.rand(1, 3, 250, 200)
+    assert (tiled(network, lr, 2, SMALLEST) - whole(network, lr)).abs().max() < 1 / 255
 
 
 def test_windows_of_attention_lie_where_they_would_without_tiles() -> None:
     torch.manual_seed(0)
     network = build_network("swinir-light:width=12,groups=1,layers=2,heads=2", 2).eval()
-    lr = torch.rand(1, 3, 160, 160)
-    assert (tiled(network, lr, 2, 128) - whole(network, lr)).abs().max() < 1e-4
+    lr = torch.rand(1, 3, 192, 192)
+    assert (tiled(network, lr, 2, SMALLEST) - whole(network, lr)).abs().max() < 1e-4
 
 
 def test_strips_come_from_top_to_bottom_and_are_the_picture() -> None:
-    lr = torch.rand(1, 3, 200, 130)
+    lr = torch.rand(1, 3, 300, 180)
     strips = list(enlarged_strips(Nearest(3), lr, 3, SMALLEST))
     assert len(strips) > 2
     torch.testing.assert_close(torch.cat(strips, -2), Nearest(3)(lr))
@@ -88,10 +88,10 @@ def test_strips_come_from_top_to_bottom_and_are_the_picture() -> None:
 
 def test_no_tile_is_larger_than_it_may_be() -> None:
     def network(lr: Tensor) -> Tensor:
-        assert max(lr.shape[-2:]) <= 100
+        assert max(lr.shape[-2:]) <= 170
         return Nearest(2)(lr)
 
-    list(enlarged_strips(network, torch.rand(1, 3, 333, 222), 2, 100))
+    list(enlarged_strips(network, torch.rand(1, 3, 333, 222), 2, 170))
 
 
 def test_a_picture_that_is_not_larger_than_a_tile_is_done_whole() -> None:
@@ -101,8 +101,8 @@ def test_a_picture_that_is_not_larger_than_a_tile_is_done_whole() -> None:
         sizes.append(tuple(lr.shape[-2:]))
         return Nearest(2)(lr)
 
-    list(enlarged_strips(network, torch.rand(1, 3, 100, 33), 2, 100))
-    assert sizes == [(100, 33)]
+    list(enlarged_strips(network, torch.rand(1, 3, 170, 33), 2, 170))
+    assert sizes == [(170, 33)]
 
 
 # Memory

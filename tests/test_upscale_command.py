@@ -93,8 +93,8 @@ def test_any_teacher_is_a_model(photos: Path, shared_dir: Path, tmp_path: Path) 
 
 
 def test_tiles_and_self_ensemble_are_asked_for(model: Path, tmp_path: Path) -> None:
-    write_photos(tmp_path / "large", 1, side=130)
-    flags = ["--tile", "96", "--self-ensemble"]
+    write_photos(tmp_path / "large", 1, side=190)
+    flags = ["--tile", "160", "--self-ensemble"]
     assert run(tmp_path / "large", "--model", model, "--output", tmp_path / "out", *flags) == EXIT_OK
     np.testing.assert_array_equal(
         read_picture(tmp_path / "out/00.png").pixels, repeated(read_picture(tmp_path / "large/00.png").pixels)
@@ -180,7 +180,7 @@ def test_a_picture_that_the_format_cannot_hold_is_named_by_its_own_name(
         (["photos", "--model", "edsr", "--output", "out"], ["'edsr'", "without weights"]),
         (["photos", "--model", "MODEL"], ["--output"]),
         (["--model", "MODEL", "--output", "out"], ["IN"]),
-        (["photos", "--model", "MODEL", "--output", "out", "--tile", "8"], ["--tile", "96"]),
+        (["photos", "--model", "MODEL", "--output", "out", "--tile", "8"], ["--tile", "160"]),
         (["photos", "--model", "MODEL", "--output", "out", "--quality", "101"], ["--quality", "1 to 100"]),
         (["photos", "--model", "MODEL", "--output", "out", "--format", "gif"], ["--format", "gif"]),
         (["photos", "--model", "MODEL", "--output", "out", "--force", "--skip-existing"], ["not allowed with"]),

@@ -19,6 +19,7 @@ from mtkd_dist.metrics import from_uint8, to_uint8
 from mtkd_dist.models import build_network, load_network, save_network
 from mtkd_dist.models.ensemble import self_ensemble
 from mtkd_dist.pictures import Upscaler
+from mtkd_dist.pictures.tiles import SMALLEST
 from tests.nets import Nearest, make_aggregator, make_teacher, nearest_teacher
 
 RNG = np.random.default_rng(3)
@@ -237,8 +238,8 @@ def test_a_picture_of_one_alpha_keeps_it(value: int) -> None:
 
 
 def test_transparency_in_tiles_is_that_of_the_whole() -> None:
-    picture = np.tile(disc(), (4, 4, 1))
-    whole, tiled = upscaler(Blurred())(picture), upscaler(Blurred(), tile=96)(picture)
+    picture = np.tile(disc(), (5, 5, 1))
+    whole, tiled = upscaler(Blurred())(picture), upscaler(Blurred(), tile=SMALLEST)(picture)
     assert np.abs(whole.astype(int) - tiled).max() <= 1
 
 
@@ -266,27 +267,27 @@ def no_memory_on_a_cpu() -> Exception:
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError, no_memory_on_a_cpu, MemoryError])
 def test_tiles_are_halved_until_they_fit(error: Callable[[], Exception]) -> None:
-    network = Cramped(130**2, error)
+    network = Cramped(180**2, error)
     upscale = upscaler(network)
     pixels = RNG.integers(0, 256, (250, 240, 3), np.uint8)
     np.testing.assert_array_equal(upscale(pixels), repeated(pixels))
     assert network.sides[0] == 250
-    assert max(network.sides[1:]) <= 125
+    assert max(network.sides[1:]) == SMALLEST
     network.sides.clear()
     np.testing.assert_array_equal(upscale(pixels), repeated(pixels))
-    assert max(network.sides) <= 125  # it remembers
+    assert max(network.sides) == SMALLEST  # it remembers
 
 
 def test_memory_that_runs_out_half_way_leaves_no_seam() -> None:
     network = Cramped(1 << 40)
-    upscale = upscaler(network, tile=160)
-    pixels = RNG.integers(0, 256, (300, 100, 3), np.uint8)
+    upscale = upscaler(network, tile=256)
+    pixels = RNG.integers(0, 256, (500, 100, 3), np.uint8)
     calls = 0
 
     def shrink(module: nn.Module, inputs: tuple[Tensor]) -> None:
         nonlocal calls
         calls += 1
-        network.room = 100**2 if calls == 3 else network.room
+        network.room = 180 * 100 if calls == 3 else network.room
 
     network.register_forward_pre_hook(shrink)
     np.testing.assert_array_equal(upscale(pixels), repeated(pixels))
@@ -294,7 +295,7 @@ def test_memory_that_runs_out_half_way_leaves_no_seam() -> None:
 
 
 def test_what_does_not_fit_at_all_says_so() -> None:
-    with pytest.raises(MemoryError, match=r"not even a tile of 96 LR pixels fits into memory; free some"):
+    with pytest.raises(MemoryError, match=r"not even a tile of 160 LR pixels fits into memory; free some"):
         upscaler(Cramped(10))(np.zeros((250, 250, 3), np.uint8))
 
 
@@ -309,24 +310,24 @@ def test_a_large_picture_is_tiled_by_what_is_free(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("mtkd_dist.pictures.upscaler.free_bytes", lambda device: 8 << 20)
     np.testing.assert_array_equal(upscaler(network, memory_share=0.5)(pixels), repeated(pixels))
     assert network.sides[0] == 128  # what it needs is measured once
-    assert max(network.sides[1:]) < 280
+    assert max(network.sides[1:]) < 256
 
 
 def test_a_tile_may_be_given() -> None:
     network = Cramped(1 << 40)
     pixels = RNG.integers(0, 256, (280, 400, 3), np.uint8)
-    np.testing.assert_array_equal(upscaler(network, tile=130)(pixels), repeated(pixels))
-    assert 96 <= max(network.sides) <= 130
-    with pytest.raises(ValueError, match=r"tile=95 is too small.*96 LR pixels or more"):
-        upscaler(tile=95)
+    np.testing.assert_array_equal(upscaler(network, tile=200)(pixels), repeated(pixels))
+    assert SMALLEST <= max(network.sides) <= 200
+    with pytest.raises(ValueError, match=r"tile=159 is too small.*160 LR pixels or more"):
+        upscaler(tile=159)
 
 
 def test_tiles_of_a_student_are_the_whole_within_a_level(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = build_network("edsr-baseline:width=8,blocks=4", 2)
     save_network(tmp_path / "s.safetensors", network, {"network": "edsr-baseline:width=8,blocks=4", "scale": "2"})
-    pixels = RNG.integers(0, 256, (201, 163, 3), np.uint8)
-    whole, tiled = (mtkd_dist.load(tmp_path / "s.safetensors", device="cpu", tile=t)(pixels) for t in (1024, 96))
+    pixels = RNG.integers(0, 256, (251, 203, 3), np.uint8)
+    whole, tiled = (mtkd_dist.load(tmp_path / "s.safetensors", device="cpu", tile=t)(pixels) for t in (1024, SMALLEST))
     assert np.abs(whole.astype(int) - tiled).max() <= 1
 
 
@@ -375,12 +376,12 @@ def test_a_gpu_answers_as_a_cpu_within_a_level(tmp_path: Path) -> None:
     assert np.abs(difference).max() <= 1
 
 
-@pytest.mark.parametrize("picture", [np.zeros((300, 200, 4), np.uint8), torch.zeros(2, 3, 150, 100)])
+@pytest.mark.parametrize("picture", [np.zeros((300, 200, 4), np.uint8), torch.zeros(2, 3, 250, 100)])
 def test_progress_goes_from_0_to_1(picture: np.ndarray | Tensor) -> None:
     if isinstance(picture, np.ndarray):
         picture[:100, :, 3] = 255
     shares: list[float] = []
-    upscaler(tile=96)(picture, shares.append)
+    upscaler(tile=SMALLEST)(picture, shares.append)
     assert len(shares) > 3
     assert shares == sorted(shares)
     assert shares[-1] == 1

@@ -12,8 +12,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-OVERLAP = 64
+OVERLAP = 128
 """LR pixels that neighbouring tiles have in common at least."""
+RAMP = 32
+"""In the middle of these, one tile takes over from the other. So no pixel counts that is less than 48 from an edge that
+is none of the picture: so far the answers of RLFN, whose attention is pooled, are more than 1/255 from those to the
+whole. DCTLSA needs 16."""
 GRID = 32
 """Tiles begin at multiples of it: windows of attention (8, 16 or 32 pixels) lie where they would without tiles."""
 SMALLEST = OVERLAP + GRID
@@ -33,8 +37,7 @@ class Span(NamedTuple):
 def spans(length: int, tile: int, scale: int) -> list[Span]:
     """As few tiles as cover `length` LR pixels, of nearly the same size and none larger than `tile`.
 
-    Weights fall to 0 along the middle half of an overlap: what a network makes of the last pixels before an edge that
-    is none of the picture does not count.
+    Between neighbours, weights change along :data:`RAMP`.
     """
     if length <= tile:
         return [Span(0, length, torch.ones(scale * length))]
@@ -48,7 +51,7 @@ def spans(length: int, tile: int, scale: int) -> list[Span]:
 
 def _ramp(length: int, scale: int, rises: bool, falls: bool) -> Tensor:
     """(length,) ones; over an overlap, a slope from 0 to 1 that adds up to 1 with that of the neighbour."""
-    slope = (((torch.arange(length) + 0.5) / scale - OVERLAP / 4) / (OVERLAP / 2)).clamp(0, 1)
+    slope = (((torch.arange(length) + 0.5) / scale - (OVERLAP - RAMP) / 2) / RAMP).clamp(0, 1)
     ramp = torch.ones(length)
     return ramp * (slope if rises else 1) * (slope.flip(0) if falls else 1)
 
@@ -61,8 +64,9 @@ def enlarged_strips(network: Callable[[Tensor], Tensor], lr: Tensor, scale: int,
         lr: (B,3,h,w) where the network is.
         tile: side in LR pixels of what the network sees at once, :data:`SMALLEST` or more.
 
-    An answer is that to the whole picture where the network looks at a neighbourhood of 16 LR pixels, and hardly
-    another where it looks further. Attention over whole images and global pooling see a tile only.
+    An answer is that to the whole picture where the network looks at a neighbourhood of 48 LR pixels, and hardly
+    another where it looks further. Attention over whole images and global pooling see a tile only; and networks that
+    look beyond one border at the other (DCTLSA) find another one there.
     """
     height, width = lr.shape[-2:]
     columns, rows = spans(width, tile, scale), spans(height, tile, scale)
