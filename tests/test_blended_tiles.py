@@ -10,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from mtkd_dist.models import build_network
+from mtkd_dist.data import read_image
+from mtkd_dist.metrics import from_uint8
+from mtkd_dist.models import build_network, load_network
 from mtkd_dist.pictures import memory
 from mtkd_dist.pictures.memory import LARGEST, bytes_per_pixel, is_out_of_memory, largest_tile
 from mtkd_dist.pictures.tiles import GRID, OVERLAP, RAMP, SMALLEST, enlarged_strips, spans
@@ -77,6 +79,15 @@ def test_windows_of_attention_lie_where_they_would_without_tiles() -> None:
     network = build_network("swinir-light:width=12,groups=1,layers=2,heads=2", 2).eval()
     lr = torch.rand(1, 3, 192, 192)
     assert (tiled(network, lr, 2, SMALLEST) - whole(network, lr)).abs().max() < 1e-4
+
+
+@pytest.mark.slow
+def test_a_published_transformer_in_tiles_is_the_whole_within_a_level_away_from_the_border(shared_dir: Path) -> None:
+    network = load_network(shared_dir / "weights" / "DCTLSA_x4.pt").module
+    lr = from_uint8(read_image(shared_dir / "data/test/Set5/HR/woman.png"))[..., 60:172, :]
+    difference = (tiled(network, lr, 4, SMALLEST) - whole(network, lr)).abs()
+    inside = difference[..., 64:-64, 64:-64]  # at a border it looks beyond, at the other one
+    assert inside.max() < 1 / 255
 
 
 def test_strips_come_from_top_to_bottom_and_are_the_picture() -> None:

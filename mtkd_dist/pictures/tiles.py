@@ -16,8 +16,7 @@ OVERLAP = 128
 """LR pixels that neighbouring tiles have in common at least."""
 RAMP = 32
 """In the middle of these, one tile takes over from the other. So no pixel counts that is less than 48 from an edge that
-is none of the picture: so far the answers of RLFN, whose attention is pooled, are more than 1/255 from those to the
-whole. DCTLSA needs 16."""
+is none of the picture; up to there RLFN, which pools, answers clearly otherwise than to the whole (DCTLSA up to 16)."""
 GRID = 32
 """Tiles begin at multiples of it: windows of attention (8, 16 or 32 pixels) lie where they would without tiles."""
 SMALLEST = OVERLAP + GRID
