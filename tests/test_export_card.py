@@ -87,7 +87,7 @@ def test_the_card_says_what_the_model_is_how_it_is_used_and_whose_terms_hold(tmp
     assert text.startswith("---\nlicense: cc-by-nc-4.0\n")
     assert "| student | student | 900 | **31.50** / **0.9000** |" in text
     assert "| `2x-run-1.onnx` | 1,234 | `" + "2" * 64 in text
-    assert 'load_network("2x-run-1.safetensors")' in text
+    assert 'mtkd_dist.load("2x-run-1.safetensors")' in text
     assert 'onnxruntime.InferenceSession("2x-run-1.onnx")' in text
     assert 'torch.export.load("2x-run-1.pt2")' in text
     assert "| big | `" + "a" * 64 in text

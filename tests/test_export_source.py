@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from mtkd_dist.config.load import ConfigError
+from mtkd_dist.config.tree import Config
 from mtkd_dist.export.publication import FAMILIES, Publication, configuration, licence_note, metadata
 from mtkd_dist.export.source import file_stem, read_source
 from mtkd_dist.models import aggregator_metadata, build_aggregator, network_names, save_network
@@ -105,6 +106,11 @@ def test_the_configuration_that_is_published_names_no_folder_of_the_machine(tmp_
     assert values["teachers"] == ["big.pth:name=big", "bigger.pth"]
     assert values["distil"]["steps"] == 12
     assert str(tmp_path) not in json.dumps(values)
+
+
+def test_of_a_method_of_ones_own_the_name_and_settings_are_published(tmp_path: Path) -> None:
+    method = f"{tmp_path}/mine.py:temperature=0.1"
+    assert configuration(Config(method=method))["method"] == "mine.py:temperature=0.1"
 
 
 def test_the_metadata_name_what_is_known_and_warn_of_the_terms_of_others(tmp_path: Path) -> None:

@@ -11,11 +11,11 @@ from mtkd_dist.export.source import Source
 from mtkd_dist.report.tables import markdown_table, parameters_text
 
 _USE = {
-    "safetensors": """import torch
-from mtkd_dist.models import load_network
+    "safetensors": """import mtkd_dist
+from PIL import Image
 
-network = load_network("{file}").module
-sr = network(torch.rand(1, 3, 64, 64))  # (B,3,h,w) RGB in [0,1] -> (B,3,{scale}*h,{scale}*w)""",
+student = mtkd_dist.load("{file}")
+student(Image.open("small.png")).save("large.png")""",
     "onnx": """import numpy as np, onnxruntime
 from PIL import Image
 
@@ -26,7 +26,7 @@ Image.fromarray((sr[0].clip(0, 1) * 255).round().astype(np.uint8).transpose(1, 2
     "program": """import torch
 
 network = torch.export.load("{file}").module()
-sr = network(torch.rand(1, 3, 64, 64))""",
+sr = network(torch.rand(1, 3, 64, 64))  # (B,3,h,w) RGB in [0,1] -> (B,3,{scale}*h,{scale}*w)""",
 }
 
 

@@ -84,7 +84,7 @@ def configuration(config: Config) -> dict[str, Any]:
     values["answers"].pop("folder")
     for key in ("data", "test", "teachers"):
         values[key] = [_without_folders(entry) for entry in values[key]]
-    for key in ("aggregator", "student_weights"):
+    for key in ("method", "aggregator", "student_weights"):
         values[key] = values[key] and _without_folders(values[key])
     return values
 

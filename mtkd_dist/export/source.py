@@ -18,6 +18,7 @@ from mtkd_dist.data import ImageStore
 from mtkd_dist.models import (
     LoadedNetwork,
     digest_file,
+    is_aggregator,
     is_network_name,
     load_network,
     parse_network,
@@ -83,7 +84,7 @@ def read_source(word: str) -> Source:
     """
     path, name, input_range = _parse(word)
     metadata = read_metadata(path)
-    if "network" in metadata and not is_network_name(metadata["network"]):
+    if is_aggregator(path):
         raise ConfigError(
             f"{path}: {metadata['network']!r} is an aggregator, which makes one image of several and cannot be used "
             "without its teachers; give a student or a teacher"
