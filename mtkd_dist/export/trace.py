@@ -87,4 +87,5 @@ def quiet() -> Iterator[None]:
 def _in_words(error: Exception) -> str:
     """The first line of its text; of an error that is not ours, the type as well."""
     line = next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
+    line = line.partition(" For more information")[0].rstrip(".!")  # how to debug torch
     return line if type(error) is ValueError else f"{type(error).__name__}: {line}"
