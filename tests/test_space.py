@@ -198,6 +198,14 @@ def test_an_aggregator_that_is_given_as_a_file_has_nothing_to_search() -> None:
             Space.parse({name: {"choice": [1]}}, base)
 
 
+def test_a_student_that_starts_from_given_weights_has_the_sizes_of_these() -> None:
+    base = dataclasses.replace(BASE, student_weights="start.pth")
+    for name in ("student", "student.width"):
+        with pytest.raises(ConfigError, match=rf"{name} is not to be searched: .*start\.pth\) fit edsr-baseline"):
+            Space.parse({name: {"choice": [8, 16]}}, base)
+    Space.parse({"distil.learning_rate": {"choice": [1e-3]}}, base)
+
+
 @pytest.mark.parametrize(
     ("method", "searched", "refused"),
     [

@@ -193,6 +193,8 @@ def _refusal(name: str, base: Config) -> str | None:
         return f"the method {base.method} has no aggregator"
     if name in settings_unused(base):
         return f"the method {base.method} (loss.distance {base.loss.distance}) does not look at it"
+    if first == "student" and base.student_weights is not None:
+        return f"student_weights ({base.student_weights}) fit {base.student} alone"
     if first == "student" and named_taps(base):
         return (
             f"{', '.join(named_taps(base))} are modules of {base.student}; search with the taps {', '.join(LEVELS)}, "
