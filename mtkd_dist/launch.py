@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import logging
 import os
+import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -137,7 +138,7 @@ def _launch(config: Config, local: Config, output: Path, console: Console, left_
         report = _write_report(output, tell)
         for name in ("config.yaml", "scores.json", *report, *_weights(local)):
             tracker.run.artifact(output / name)
-        register_students(run, rows)
+        registered = register_students(run, rows)
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"
@@ -149,6 +150,7 @@ def _launch(config: Config, local: Config, output: Path, console: Console, left_
     run.seconds["all together"] = time.monotonic() - began
     place = config.output if is_remote(config.output) else str(output)
     files = {Path(name).stem: f"{place}/{name}" for name in report} | _files(place, output, _weights(local))
+    files["registered"] = ", ".join(registered)
     with even_if_quiet(console):
         console.print(summary(rows, run.seconds, files, run.limits))
     return {"output": place, "scores": rows, "files": files, "seconds": run.seconds, "limits": run.limits}
@@ -180,7 +182,7 @@ def _files(place: str, output: Path, weights: list[str]) -> dict[str, str]:
         "configuration": f"{place}/config.yaml",
         "log": f"{place}/{LOG}",
         "tracking": os.environ.get("MLFLOW_TRACKING_URI")
-        or f"mlflow ui --backend-store-uri sqlite:///{output / 'mlflow.db'}",
+        or f"mlflow ui --backend-store-uri {shlex.quote(f'sqlite:///{output}/mlflow.db')}",
     }
 
 

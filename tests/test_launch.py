@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
@@ -184,6 +185,15 @@ def test_mlflow_has_a_parent_run_with_a_child_for_each_stage(launched: Launched)
     assert len(client.list_artifacts(runs["evaluate"].info.run_id, "images")) == 2
 
 
+def test_the_student_is_a_model_version_that_says_what_it_is_and_what_it_scored(launched: Launched) -> None:
+    (version,) = registered(launched)
+    student = launched.output / "student.safetensors"
+    (row,) = [row for row in json.loads((launched.output / "scores.json").read_text()) if row["model"] == "student"]
+    scores = {"psnr_y/held": str(row["psnr_y"]), "ssim_y/held": str(row["ssim_y"])}
+    assert version.tags == {"weights": digest_file(student), **read_metadata(student), **scores}
+    assert version.tags.keys() > {"network", "scale", "method", "teachers"}
+
+
 def test_repeating_the_command_does_nothing_again(launched: Launched, capfd: pytest.CaptureFixture[str]) -> None:
     before = {path: path.stat().st_mtime_ns for path in launched.output.rglob("*.safetensors")}
     assert launched.launch() == 0
@@ -191,6 +201,7 @@ def test_repeating_the_command_does_nothing_again(launched: Launched, capfd: pyt
     for stage in ("teachers/trained", "aggregate", "distil", "evaluate"):
         assert f"{stage}: done before" in screen
     assert {path: path.stat().st_mtime_ns for path in launched.output.rglob("*.safetensors")} == before
+    assert len(registered(launched)) == 1
 
 
 def test_a_changed_setting_runs_only_what_depends_on_it(launched: Launched, capfd: pytest.CaptureFixture[str]) -> None:
@@ -200,6 +211,7 @@ def test_a_changed_setting_runs_only_what_depends_on_it(launched: Launched, capf
     assert "aggregate: done before" in screen
     assert "distil: runs again, because of distil.steps: 4 -> 2" in screen
     assert "evaluate: done before" not in screen
+    assert len(registered(launched)) == 2
 
 
 @pytest.mark.slow
@@ -279,3 +291,11 @@ def mlflow_params(launched: Launched, run_name: str) -> dict[str, str]:
     assert experiment is not None
     (run,) = client.search_runs([experiment.experiment_id], f"attributes.run_name = '{run_name}'")
     return run.data.params
+
+
+def registered(launched: Launched) -> list[Any]:
+    """The versions of the launch's student."""
+    import mlflow
+
+    client = mlflow.MlflowClient(f"sqlite:///{launched.output / 'mlflow.db'}")
+    return client.search_model_versions("name = 'mtkd-run-student'")

@@ -57,6 +57,16 @@ def test_an_image_file_comes_back_as_a_png_file(served: Served) -> None:
     np.testing.assert_array_equal(decoded(png), served.sr)
 
 
+def test_what_a_file_brings_along_is_kept(served: Served) -> None:
+    file = io.BytesIO()
+    image = Image.fromarray(served.lr)
+    image.putalpha(128)
+    image.save(file, "PNG", icc_profile=b"a profile")
+    (png,) = served.model.predict(np.array([file.getvalue()], dtype=object))
+    enlarged = Image.open(io.BytesIO(png))
+    assert (enlarged.mode, enlarged.size, enlarged.info["icc_profile"]) == ("RGBA", (48, 48), b"a profile")
+
+
 def test_base64_comes_back_as_base64_also_where_lines_were_broken(served: Served) -> None:
     texts = [base64.b64encode(served.file).decode(), base64.encodebytes(served.file).decode()]
     for text in served.model.predict(np.array(texts, dtype=object)):

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mtkd_dist.pictures import load_upscaler
+from mtkd_dist.pictures import Upscaler, load_upscaler
 
 Pixels = NDArray[np.uint8]
 
@@ -27,7 +26,7 @@ def _load_pyfunc(path: str) -> Enlarger:
 class Enlarger:
     """MLflow's `predict`: what goes in as pixels comes out as pixels, a file as a PNG file, base64 as base64."""
 
-    def __init__(self, upscale: Callable[[Pixels], Pixels]) -> None:
+    def __init__(self, upscale: Upscaler) -> None:
         self._upscale = upscale
 
     def predict(self, images: Any, params: dict[str, Any] | None = None) -> Any:
@@ -35,8 +34,8 @@ class Enlarger:
 
         Args:
             images: pixels of (h,w,3) or (B,h,w,3), RGB, whole numbers of 0 to 255; or an array of several images of any
-                sizes: arrays of pixels, bytes of image files, or such bytes in base64. MLflow also makes arrays of
-                the lists in JSON, and of a table with one column.
+                sizes: arrays of pixels, bytes of image files (also grey, also with transparency), or such bytes in
+                base64. MLflow also makes arrays of the lists in JSON, and of a table with one column.
             params: none are known.
 
         Returns: uint8 pixels (s*h,s*w,3) or (B,s*h,s*w,3); of several images a list.
@@ -63,7 +62,7 @@ class Enlarger:
     def _file(self, content: bytes) -> bytes:
         enlarged = io.BytesIO()
         with Image.open(io.BytesIO(content)) as image:
-            Image.fromarray(self._pixels(np.asarray(image.convert("RGB")))).save(enlarged, "PNG")
+            self._upscale(image).save(enlarged, "PNG")
         return enlarged.getvalue()
 
     def _pixels(self, image: NDArray[Any]) -> Pixels:
