@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,9 @@ settings.load_profile("no deadline")
 # Set before anything imports Ray: a local `ray.init()` of Ray 2.60 otherwise turns token auth on and writes into HOME.
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+
+EXIT_STATUS = pytest.StashKey[int]()
 
 
 @pytest.fixture(autouse=True)
@@ -38,6 +42,25 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Ends the process at once where it has a Ray cluster, which ends with it.
+
+    Trainings that a test broke off live on in threads, and one that calls Ray while Ray is being shut down crashes the
+    process now and then (a general protection fault in its C++ library), after all tests have passed. Everything is
+    told by now.
+    """
+    ray = sys.modules.get("ray")
+    if ray is not None and ray.is_initialized():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(config.stash[EXIT_STATUS])
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    session.config.stash[EXIT_STATUS] = int(exitstatus)
+
+
 @pytest.fixture(scope="session")
 def shared_dir() -> Path:
     """The folder `shared/` beside the checkout: real images and weights that are not part of the project."""
@@ -48,13 +71,12 @@ def shared_dir() -> Path:
 
 
 @pytest.fixture(scope="session")
-def ray_cluster() -> Iterator[None]:
-    """One Ray cluster for all tests that need one: four logical GPUs on a machine that has none."""
+def ray_cluster() -> None:
+    """One Ray cluster for all tests that need one: four logical GPUs on a machine that has none. It ends with the
+    process: see `pytest_unconfigure`."""
     import ray
 
     ray.init(address="local", num_cpus=8, num_gpus=4, include_dashboard=False, log_to_driver=True)
-    yield
-    ray.shutdown()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
