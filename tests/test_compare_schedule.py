@@ -30,7 +30,7 @@ def outcomes(
     """What becomes of works whose cells `do` makes, where the aggregator of seed 1 fails."""
     monkeypatch.setattr(schedule, "do_work", do)
     monkeypatch.setattr(schedule, "train_aggregator", aggregator_of)
-    monkeypatch.setattr(schedule, "score_references", lambda shared, aggregators: aggregators)
+    monkeypatch.setattr(schedule, "_references", references)
     shared: Any = SimpleNamespace(pool=room.cell, folder=folder, config=PRESETS["demo-compare"]())
     return dict(run_works(shared, works, room, retries=1, stop=lambda: None))
 
@@ -39,6 +39,10 @@ def aggregator_of(shared: Any, seed: int) -> Path:
     if seed == 1:
         raise ValueError("the aggregator burst")
     return Path(f"aggregator-{seed}")
+
+
+def references(shared: Any, seeds: list[int], *aggregators: Path) -> dict[int, Path]:
+    return dict(zip(seeds, aggregators, strict=True))
 
 
 def named(shared: Any, work: Work, aggregator: Path | None) -> list[Any]:
