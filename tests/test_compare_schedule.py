@@ -15,6 +15,7 @@ from mtkd_dist.compare import schedule
 from mtkd_dist.compare.room import Room
 from mtkd_dist.compare.schedule import run_works
 from mtkd_dist.compare.work import Work
+from mtkd_dist.config.presets import PRESETS
 from mtkd_dist.pools.placement import PoolSize
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
@@ -29,15 +30,19 @@ def outcomes(
     """What becomes of works whose cells `do` makes, where the aggregator of seed 1 fails."""
     monkeypatch.setattr(schedule, "do_work", do)
     monkeypatch.setattr(schedule, "train_aggregator", aggregator_of)
-    monkeypatch.setattr(schedule, "score_references", lambda shared, aggregators: aggregators)
-    shared: Any = SimpleNamespace(pool=room.cell, folder=folder)
-    return dict(run_works(shared, works, room, retries=1))
+    monkeypatch.setattr(schedule, "_references", references)
+    shared: Any = SimpleNamespace(pool=room.cell, folder=folder, config=PRESETS["demo-compare"]())
+    return dict(run_works(shared, works, room, retries=1, stop=lambda: None))
 
 
 def aggregator_of(shared: Any, seed: int) -> Path:
     if seed == 1:
         raise ValueError("the aggregator burst")
     return Path(f"aggregator-{seed}")
+
+
+def references(shared: Any, seeds: list[int], *aggregators: Path) -> dict[int, Path]:
+    return dict(zip(seeds, aggregators, strict=True))
 
 
 def named(shared: Any, work: Work, aggregator: Path | None) -> list[Any]:
