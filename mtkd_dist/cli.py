@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from mtkd_dist import __version__
 from mtkd_dist.config.load import nearest
-from mtkd_dist.habits import EXIT_OK, EXIT_USAGE, FLAGS
+from mtkd_dist.habits import EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, FLAGS
 
 COMMANDS = {
     "launch": ("mtkd_dist.launch", "train teachers, aggregate, distil, evaluate"),
@@ -30,7 +30,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Hand the rest of the words to the command that the first one names; returns its exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
     if words and words[0] in COMMANDS:
-        status: int = importlib.import_module(COMMANDS[words[0]][0]).main(words[1:])
+        try:
+            command = importlib.import_module(COMMANDS[words[0]][0])
+        except KeyboardInterrupt:  # torch takes seconds to load, and nothing was begun
+            return EXIT_INTERRUPTED
+        status: int = command.main(words[1:])
         return status
     if words[:1] == ["--version"]:
         print(f"mtkd-dist {__version__}")
@@ -54,7 +58,9 @@ def _help() -> str:
             "flags of all commands:",
             *flags,
             "",
-            "`mtkd COMMAND --help` shows the flags of a command, with an example.",
+            "`mtkd COMMAND --help` shows the flags of a command. An example:",
+            "  mtkd upscale photo.jpg --model student.safetensors --output large",
+            "",
             "Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted.",
             "Ctrl-C once finishes the step that a training is at and saves; twice stops.",
         ]

@@ -55,9 +55,8 @@ WEIGHTS = (".safetensors", ".pth", ".pt", ".ckpt", ".bin")
 EXAMPLE = """example:
   mtkd evaluate student.safetensors rlfn_x4.pth:name=RLFN --data Set5 Kodak24
 
-Scores are PSNR and SSIM of 8-bit images on Y of YCbCr, without a border of as
-many pixels as the scale. LR is read where it lies beside HR, else made by
-MATLAB's bicubic. LPIPS and DISTS need the package piq (pip install piq).
+Scores are of 8-bit images on Y of YCbCr, without a border of as many pixels as
+the scale. LR is read where it lies beside HR, else made by MATLAB's bicubic.
 """
 
 
@@ -95,13 +94,13 @@ def parser() -> Parser:
         EXAMPLE,
         usage="%(prog)s MODEL... --data DIR... [FLAGS]",
     )
-    add = parser.add_argument
+    add = parser.add_argument_group().add_argument  # what it scores and how, in one list
     add("models", nargs="+", metavar="MODEL", help="weight file, FILE[:name=X,input_range=255], or bicubic")
     add("--data", nargs="+", required=True, metavar="DIR", help="folders of photographs, DIR or NAME=DIR")
     add("--scale", type=_at_least(2), metavar="N", help="only where neither model nor data tells it")
     add("--rgb", action="store_true", help="also PSNR and SSIM on RGB (mean over channels)")
-    add("--lpips", action="store_true", help="also LPIPS (VGG16), lower is better")
-    add("--dists", action="store_true", help="also DISTS, lower is better")
+    add("--lpips", action="store_true", help="also LPIPS (VGG16), lower is better; needs piq")
+    add("--dists", action="store_true", help="also DISTS, lower is better; needs piq")
     add("--self-ensemble", action="store_true", help="also as NAME+, the mean over 8 flips and rotations")
     add("--workers", type=_at_least(1), metavar="N", help="default: one a GPU, or one a core")
     add("--csv", type=Path, metavar="FILE", help="write the scores of each photograph")

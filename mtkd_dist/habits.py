@@ -8,7 +8,7 @@ A command is a module with these, and an entry in `cli.py`:
 
 
     def parser() -> Parser:
-        \"""What `--help` shows, in 30 lines at most, with an example; shells complete from it, too.\"""
+        \"""What `--help` shows, in 23 lines at most, with an example; shells complete from it, too.\"""
         parser = Parser("mtkd export", "One sentence.", "example:\\n  mtkd export student.safetensors --output DIR")
         parser.add_argument("model", metavar="MODEL", help="...")
         return parser
@@ -30,6 +30,7 @@ by `habits.tell`.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import math
 import os
@@ -110,8 +111,20 @@ class Habits:
                 log.unlink()
 
 
-class Parser(argparse.ArgumentParser):
-    """As argparse's, but wrong usage is a ConfigError, and the help ends with what all commands take.
+class _Strict(argparse.ArgumentParser):
+    """As argparse's, but wrong usage is a ConfigError, and flags are given in full."""
+
+    def __init__(self, **more: Any) -> None:
+        super().__init__(add_help=False, allow_abbrev=False, **more)
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}. `--help` lists all flags.")
+
+
+class Parser(_Strict):
+    """The parser of a command, whose help ends with what all commands take.
+
+    The help fits a terminal of 24 lines: no line tells of --help, and flags are rarely broken from what they mean.
 
     Args:
         ending: below the flags: an example, and what else one has to know.
@@ -123,13 +136,10 @@ class Parser(argparse.ArgumentParser):
             prog=prog,
             description=description,
             epilog=f"{ending.rstrip()}\n\n{common}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
+            formatter_class=functools.partial(argparse.RawDescriptionHelpFormatter, max_help_position=32),
             **more,
         )
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message}. `--help` lists all flags.")
+        self.add_argument("-h", "--help", action="help", help=argparse.SUPPRESS)
 
 
 def add_flags(parser: argparse.ArgumentParser, json_file: bool = False) -> None:
@@ -146,7 +156,7 @@ def add_flags(parser: argparse.ArgumentParser, json_file: bool = False) -> None:
 
 def take_flags(words: Sequence[str], json_file: bool = False) -> tuple[Habits, list[str]]:
     """The habits that `words` ask for, and the other words in their order. Errors: ConfigError."""
-    parser = Parser("mtkd", "", "", add_help=False)
+    parser = _Strict()
     add_flags(parser, json_file)
     flags, rest = parser.parse_known_args(words)
     file = None if flags.json in (None, "-") else Path(flags.json)

@@ -60,7 +60,7 @@ def parser() -> Parser:
     """What `--help` shows."""
     parser = Parser(
         "mtkd launch",
-        "Train teachers where there are none, aggregate, distil a small student, score.\nWithout flags: the demo.",
+        "Train teachers, aggregate, distil a student, score. Without flags: the demo.",
         EXAMPLE,
         usage="%(prog)s [FLAGS]",
     )

@@ -176,10 +176,18 @@ def test_a_head_node_that_does_not_answer_fails_with_what_to_do() -> None:
     assert "ray status" in check.remedy
 
 
-def test_an_address_of_another_kind_is_refused() -> None:
-    check = services.ray_address("ray://head:10001", {}, reach)
+@pytest.mark.parametrize("address", ["ray://head:10001", "head", "head:"])
+def test_an_address_of_another_kind_is_refused(address: str) -> None:
+    check = services.ray_address(address, {}, reach)
     assert check.status == "failed"
     assert "HOST:6379" in told(check)
+
+
+def test_of_auto_it_is_not_said_that_somebody_answers() -> None:
+    check = services.ray_address("auto", {}, reach)
+    assert check.status == "ok"
+    assert "answers" not in told(check)
+    assert "ray status" in told(check)
 
 
 TOKEN = {"RAY_AUTH_MODE": "token"}

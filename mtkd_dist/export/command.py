@@ -32,10 +32,9 @@ FILES = {"safetensors": (".safetensors",), "onnx": (".onnx",), "program": (".pt2
 EXAMPLE = """example:
   mtkd export runs/demo --author me --licence CC-BY-NC-4.0 --output exported
 
-safetensors  weights, with all that is known of them as metadata; mtkd-dist
-             and, where it knows the architecture, spandrel read them
-onnx         for onnxruntime; any height, width and batch size. The same as a
-program      of torch.export, for torch without mtkd-dist
+safetensors  weights, with all that is known of them; for mtkd-dist and spandrel
+onnx         for onnxruntime; any height, width and batch size
+program      the same of torch.export, for torch without mtkd-dist
 card         what the model is: Markdown, and an entry of OpenModelDB
 Each file appears only if it answers as the network does.
 """
@@ -60,13 +59,14 @@ def parser() -> Parser:
         EXAMPLE,
         usage="%(prog)s MODEL [FLAGS]",
     )
-    add = parser.add_argument
+    add = parser.add_argument_group().add_argument  # what to export and how, in one list
     add("model", metavar="MODEL", help="folder of a run, or FILE[:name=X,input_range=255]")
     add("--output", type=Path, default=Path("exported"), metavar="DIR", help="default: exported")
-    add("--formats", nargs="+", choices=FILES, default=list(FILES), metavar="FORMAT", help="default: all (below)")
+    add("--formats", nargs="+", choices=FILES, default=list(FILES), metavar="F", help="default: all (below)")
     add("--name", metavar="NAME", help="default: that of the run or of the file")
     add("--author", metavar="NAME", help="who publishes it")
-    add("--licence", "--license", metavar="SPDX", help="such as CC-BY-NC-4.0; those of teachers hold, too")
+    add("--licence", metavar="SPDX", help="such as CC-BY-NC-4.0; those of teachers hold, too")
+    add("--license", metavar="SPDX", dest="licence", help=argparse.SUPPRESS)  # as Americans write it
     add("--url", metavar="URL", help="where the files will lie, for the catalogue")
     add("--force", action="store_true", help="write over files that are there")
     return parser

@@ -71,6 +71,12 @@ def address_of(config: ClusterConfig, environ: Mapping[str, str]) -> str | None:
             "which an address of Ray Client or of the job server does not give; expected HOST:6379 or auto, on a node "
             "of the cluster, or as a job of it: ray job submit -- python -m mtkd_dist.launch ..."
         )
+    host, _, port = address.rpartition(":")
+    if address != "auto" and not (host and port.isdecimal()):
+        raise ClusterError(
+            f"cluster.address: {address!r} is no address of a Ray cluster; expected HOST:6379 of its head node, auto "
+            "for one that runs on this machine, or local to start one"
+        )
     return address
 
 
@@ -222,10 +228,10 @@ def _join(address: str) -> None:
 
 
 def reach(address: str) -> None:
-    """Errors: ClusterError where nobody listens at HOST:PORT."""
+    """`address`: HOST:PORT, or auto, which Ray looks up. Errors: ClusterError where nobody listens."""
+    if address == "auto":
+        return
     host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal():
-        return  # auto; or no address at all, which Ray refuses at once
     try:
         socket.create_connection((host.strip("[]"), int(port)), REACH_SECONDS).close()
     except OSError as error:

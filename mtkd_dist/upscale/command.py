@@ -62,14 +62,15 @@ def parser() -> argparse.ArgumentParser:
         EXAMPLE,
         usage="%(prog)s IN... --model FILE --output DIR [FLAGS]",
     )
-    add = parser.add_argument
+    group = parser.add_argument_group()  # what to enlarge and how, in one list
+    add = group.add_argument
     add("inputs", nargs="+", metavar="IN", help="files, folders (with subfolders) and patterns")
     add("--model", required=True, metavar="FILE", help="weight file, FILE[:input_range=255]")
     add("--output", required=True, type=Path, metavar="DIR", help="where to; keeps the structure of folders")
     add("--format", choices=[*FORMATS], metavar="NAME", help="png, jpg, webp or tif; default: as each file is")
     add("--suffix", default="", metavar="TEXT", help="goes between name and ending, such as _x4")
     add("--quality", type=_between(1, 100), default=QUALITY, metavar="N", help=f"of JPEG and WebP (default: {QUALITY})")
-    there = parser.add_mutually_exclusive_group()
+    there = group.add_mutually_exclusive_group()
     there.add_argument("--force", action="store_true", help="write over what is there already")
     there.add_argument("--skip-existing", action="store_true", help="leave what is there as it is, and go on")
     add("--self-ensemble", action="store_true", help="better, and takes 8 times as long")

@@ -54,8 +54,7 @@ FILE = "sweep.yaml"
 SETTINGS: tuple[type, dict[str, type]] = (SweepConfig, {"launch": Config})
 """What flags may set, for shells that complete them."""
 EXAMPLE = """example:
-  python -m mtkd_tune --config sweep.yaml --num-samples 20 --num-gpus 8 \\
-      --output runs/sweep
+  mtkd tune --config sweep.yaml --num-samples 20 --num-gpus 8
 """
 GUESTS = 16
 """Trials whose jobs a host of live teachers remembers, at least."""
@@ -69,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def parser() -> Parser:
     """What `--help` shows."""
     parser = Parser(
-        "python -m mtkd_tune",
+        "mtkd tune",
         "Search settings of aggregator, loss and training, with teachers that answer\n"
         "once for all trials. Without flags: a search of minutes.",
         EXAMPLE,
@@ -77,7 +76,7 @@ def parser() -> Parser:
     )
     add = parser.add_argument
     add("--help-all", action="store_true", help="list every setting but those of --launch.*")
-    add("--config", metavar="FILE", help="YAML file of any settings, and of what is searched")
+    add("--config", metavar="FILE", help="YAML file of settings and of the search")
     add("--launch.data", nargs="+", metavar="DIR", help="any setting of a launch, for all trials alike")
     add("--target", choices=("distil", "aggregate"), help="the training whose scores count")
     add(
