@@ -21,9 +21,7 @@ def ray_address(address: str | None, environ: Mapping[str, str], reach: Callable
         if joined is None:
             return Check("ray address", "ok", "none: a run starts a cluster of this machine")
         if joined == "auto":
-            return Check(
-                "ray address", "ok", "auto: the cluster of this machine, if ray status finds one"
-            )
+            return Check("ray address", "ok", "auto: the cluster of this machine, if ray status finds one")
         reach(joined)
     except ClusterError as error:
         said, _, remedy = str(error).partition("; ")
