@@ -266,7 +266,7 @@ def test_a_tracking_server_is_really_asked(
     refused = problem_at(server(401, b'{"error_code": "UNAUTHENTICATED", "message": "who are you?"}'))
     assert refused is not None
     assert "401" in refused or "who are you?" in refused
-    assert problem_at(f"http://127.0.0.1:{free_port()}") is not None
+    assert problem_at(f"http://127.0.0.1:{free_port()}") == "ConnectionRefusedError: [Errno 111] Connection refused"
     assert problem_at(f"sqlite:///{tmp_path / 'mlflow.db'}") is None
 
 

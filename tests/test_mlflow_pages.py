@@ -49,7 +49,9 @@ def test_the_pages_of_the_default_store_are_given_run_metric_picture_and_model(
 
 
 @pytest.mark.slow  # a server and a browser
-def test_a_browser_shows_run_metric_picture_and_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_browser_shows_run_metric_picture_and_model(
+    tmp_path: Path, screenshots: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     port = free_port()
     address = f"http://127.0.0.1:{port}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
@@ -63,13 +65,15 @@ def test_a_browser_shows_run_metric_picture_and_model(tmp_path: Path, monkeypatc
 
         show(chromium, f"{of_experiment}/runs", "run")
         show(chromium, f"{of_experiment}/runs/{runs['parent']}", "psnr_y/held/student", "30.25", MODEL)
+        chromium.screenshot(screenshots / "mlflow-run.png")
         show(chromium, f"{of_experiment}/runs/{runs['parent']}/artifacts", "config.yaml")
         show(chromium, f"{of_experiment}/runs/{runs['stages']['distil']}/model-metrics", "loss")
         wait_for(chromium, _LINE_OF_A_CHART)
+        chromium.screenshot(screenshots / "mlflow-metric.png")
 
         show(chromium, f"{of_experiment}/runs/{runs['stages']['evaluate']}/artifacts", "images", "held-00.png")
         assert wait_for(chromium, _SIZE_OF_THE_PICTURE) == [96, 64]
-        chromium.screenshot(tmp_path / "picture.png")
+        chromium.screenshot(screenshots / "mlflow-picture.png")
         assert [fault for fault in chromium.faults() if "broken image" in fault] == []
 
         show(chromium, f"{address}/#/models/{MODEL}/versions/1", "Version 1", "run")

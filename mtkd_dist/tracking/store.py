@@ -71,10 +71,17 @@ def problem_at(address: str) -> str | None:
 
         MlflowClient(tracking_uri=address).search_experiments(max_results=1)
     except Exception as error:  # of MLflow, a data base or the network: whatever it is, it is the answer
-        return (
-            f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no reason given'}"
-        )
+        told = _network_error_below(error) or error
+        lines = str(told).strip().splitlines()
+        return f"{type(told).__name__}: {lines[0] if lines else 'no reason given'}"
     return None
+
+
+def _network_error_below(error: BaseException) -> OSError | None:
+    """What the operating system said, which HTTP libraries wrap into errors of many lines."""
+    below = error.__cause__ or error.__context__
+    deeper = _network_error_below(below) if below else None
+    return deeper or (error if isinstance(error, OSError) else None)
 
 
 class Store:
