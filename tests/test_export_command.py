@@ -215,6 +215,45 @@ def test_a_network_for_one_size_is_refused_with_what_works() -> None:
         trace(OneSize(), "OneSize")
 
 
+@pytest.fixture
+def for_one_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No network can be followed."""
+    monkeypatch.setattr(command, "trace", lambda network, name: trace(OneSize(), name))
+
+
+@pytest.mark.usefixtures("for_one_size")
+def test_after_a_failure_no_file_is_there_and_the_remedy_works(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given, out = make_teacher(tmp_path, "tiny").path, tmp_path / "out"
+    assert run(given, "--output", out) == 1
+    assert "--formats safetensors card works with every network" in capsys.readouterr().err
+    assert [*out.iterdir()] == []
+    assert run(given, "--output", out, "--formats", "safetensors", "card") == 0
+
+
+@pytest.mark.usefixtures("for_one_size")
+def test_a_failure_leaves_the_files_of_an_earlier_export_as_they_were(tmp_path: Path) -> None:
+    given, out = make_teacher(tmp_path, "tiny").path, tmp_path / "out"
+    assert run(given, "--output", out, "--formats", "safetensors", "--author", "before") == 0
+    assert run(given, "--output", out, "--force", "--author", "after") == 1
+    (file,) = out.iterdir()
+    assert read_metadata(file)["author"] == "before"
+
+
+def test_after_an_interruption_no_file_is_there_and_that_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "trace", interrupted)
+    out = tmp_path / "out"
+    assert run(make_teacher(tmp_path, "tiny").path, "--output", out) == 130
+    assert f"{out} is as it was. The same command begins anew." in capsys.readouterr().err
+    assert [*out.iterdir()] == []
+
+
 def test_an_answer_that_differs_is_told_with_size_and_difference() -> None:
     network = Nearest(2)
     assert largest_difference(lambda lr: network(lr) + 5e-5, network, "x.onnx") == pytest.approx(5e-5, rel=0.01)
