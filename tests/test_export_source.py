@@ -76,7 +76,7 @@ def test_an_aggregator_is_refused(tmp_path: Path) -> None:
 
 def test_what_is_no_model_is_refused_with_what_was_expected(tmp_path: Path) -> None:
     make_teacher(tmp_path, "student-1")
-    with pytest.raises(ConfigError, match=r"no student.safetensors in it; expected a finished run"):
+    with pytest.raises(ConfigError, match=r"no student.safetensors in this folder; it holds .*student-1.safetensors"):
         read_source(str(tmp_path))
     with pytest.raises(ConfigError, match=r"no such file or folder.*Did you mean 'student-1.safetensors'"):
         read_source(str(tmp_path / "studnt-1.safetensors"))

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 from torch import Tensor
 
-from mtkd_dist.config.load import ConfigError, config_of, nearest
+from mtkd_dist.config.load import ConfigError, config_of
 from mtkd_dist.config.tree import Config
 from mtkd_dist.data import ImageStore
 from mtkd_dist.models import (
@@ -28,11 +28,9 @@ from mtkd_dist.models import (
 from mtkd_dist.stages import manifest
 from mtkd_dist.stages.distil import STAGE
 from mtkd_dist.stages.manifest import Manifest
+from mtkd_dist.stages.models_to_score import weight_file
 from mtkd_dist.stages.students import title_of
-from mtkd_dist.stages.teacher_spec import parse_teacher
 from mtkd_dist.train.students import MAIN
-
-STUDENT_FILE = f"{title_of(MAIN)}.safetensors"
 
 
 @dataclass(frozen=True)
@@ -76,13 +74,14 @@ class Source:
 
 
 def read_source(word: str) -> Source:
-    """`RUN`, the output folder of a launch, or `FILE[:name=X,input_range=255]`.
+    """What `weight_file` takes: `FILE[:name=X,input_range=255]`, or `RUN`, the output folder of a launch.
 
     A file in the folder of the run that made it has that run's knowledge as well.
     Errors: ConfigError for what is no such thing; ValueError for a file that cannot be read, or is of no network that
     enlarges an image.
     """
-    path, name, input_range = _parse(word)
+    given = weight_file(word)
+    path = given.path
     metadata = read_metadata(path)
     if is_aggregator(path):
         raise ConfigError(
@@ -92,38 +91,13 @@ def read_source(word: str) -> Source:
     source = Source(
         path,
         digest_file(path),
-        name,
-        load_network(path, input_range=input_range),
+        given.name,
+        load_network(path, input_range=given.input_range),
         read_state_dict(path),
         metadata,
         title=path.stem,
     )
     return _with_its_run(source)
-
-
-def _parse(word: str) -> tuple[Path, str, float | None]:
-    """(file, name, declared range of values)."""
-    folder = Path(word)
-    if folder.is_dir():
-        if not (folder / STUDENT_FILE).is_file():
-            raise ConfigError(
-                f"{word}: there is no {STUDENT_FILE} in it; expected a finished run, which the same `mtkd launch` "
-                "makes of one that is half done, or a weight file"
-            )
-        return folder / STUDENT_FILE, folder.resolve().name, None
-    try:
-        spec = parse_teacher(word)
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
-    if spec.path is None:
-        raise ConfigError(f"{word!r} is a network without weights; give a weight file, or train it with mtkd launch")
-    if not spec.path.is_file():
-        beside = [other.name for other in spec.path.parent.iterdir()] if spec.path.parent.is_dir() else []
-        raise ConfigError(
-            f"{str(spec.path)!r}: there is no such file or folder; expected the output of a launch, or a weight file."
-            f"{nearest(spec.path.name, beside)}"
-        )
-    return spec.path, spec.name, spec.input_range
 
 
 def _with_its_run(source: Source) -> Source:
