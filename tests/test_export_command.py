@@ -135,6 +135,22 @@ def test_nothing_is_written_over_without_force(exported: Path, capsys: pytest.Ca
     assert exported.with_suffix(".safetensors").read_bytes() == before
 
 
+@pytest.mark.parametrize("given", [("--author", "张三"), ("--licence", "do what you like"), ("--url", "not a url")])
+def test_what_a_catalogue_cannot_take_is_refused_before_anything_is_written(
+    tmp_path: Path, given: tuple[str, str]
+) -> None:
+    assert run(make_teacher(tmp_path, "tiny").path, "--output", tmp_path / "out", *given) == 2
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("family", "said"), [("rlfn", "; rlfn is none of its architectures yet)"), ("edsr", "--url)")])
+def test_the_command_says_where_the_catalogue_lacks_the_architecture(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], family: str, said: str
+) -> None:
+    assert run(save(tmp_path, family), "--formats", "safetensors", "card", "--output", tmp_path / "out") == 0
+    assert f"{said}\n" in capsys.readouterr().out
+
+
 # Who reads the weights of each family
 
 

@@ -92,6 +92,7 @@ def test_what_is_no_model_is_refused_with_what_was_expected(tmp_path: Path) -> N
         ("4x_My model (1)", "4x-My-model-1"),
         ("rlfn_x2", "4x-rlfn-x2"),
         ("x4", "4x-model"),
+        ("Größe é", "4x-Grosse-e"),
     ],
 )
 def test_files_are_called_as_the_catalogue_wants_it(name: str, stem: str) -> None:

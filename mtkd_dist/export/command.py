@@ -15,7 +15,7 @@ from rich.console import Console
 
 from mtkd_dist.config.load import ConfigError
 from mtkd_dist.export.card import card
-from mtkd_dist.export.catalogue import Resource, entry, to_text
+from mtkd_dist.export.catalogue import ARCHITECTURES, Resource, entry, to_text
 from mtkd_dist.export.files import appear_together
 from mtkd_dist.export.onnx_file import INPUT, OPSET, OUTPUT, PACKAGES, missing_packages, write_onnx
 from mtkd_dist.export.program_file import write_program
@@ -178,7 +178,7 @@ def _path(stem: Path, kind: str) -> Path:
 
 
 def _write_card(source: Source, publication: Publication, stem: Path, notes: dict[str, str]) -> str:
-    """Returns a phrase on what the catalogue's entry lacks, or nothing."""
+    """Returns a phrase on what keeps its entry out of the catalogue, or nothing."""
     files = {kind: _path(stem, kind) for kind in notes}
     resources = [Resource(file.name, kind, file.stat().st_size, digest_file(file)) for kind, file in files.items()]
     date = datetime.now(UTC).date().isoformat()
@@ -192,7 +192,9 @@ def _write_card(source: Source, publication: Publication, stem: Path, notes: dic
         "a format with weights": model["resources"],
     }
     missing = ", ".join(name for name, value in lacking.items() if not value)
-    return f"; lacks {missing}" if missing else ""
+    lacks = f"; lacks {missing}" if missing else ""
+    stranger = model["architecture"] not in ARCHITECTURES
+    return lacks + (f"; {model['architecture']} is none of its architectures yet" if stranger else "")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from torch import Tensor
 from mtkd_dist.config.load import ConfigError, config_of
 from mtkd_dist.config.tree import Config
 from mtkd_dist.data import ImageStore
+from mtkd_dist.export.names import without_accents
 from mtkd_dist.models import (
     LoadedNetwork,
     digest_file,
@@ -159,7 +160,7 @@ def _scores(run: Path, source: Source) -> tuple[Mapping[str, Any], ...]:
 
 def file_stem(name: str, scale: int) -> str:
     """`4x-NAME`, as the catalogue OpenModelDB wants its models to be called: letters, digits and hyphens."""
-    words = re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-")
+    words = re.sub(r"[^A-Za-z0-9]+", "-", without_accents(name)).strip("-")
     for said in (rf"^(?:{scale}x|x{scale})(?:-|$)", rf"(?:^|-)(?:{scale}x|x{scale})$"):
         words = re.sub(said, "", words)
     return f"{scale}x-{words or 'model'}"
