@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from mtkd_dist import evaluate
 from mtkd_dist.export import command, onnx_file
 from mtkd_dist.export.trace import largest_difference, trace
 from mtkd_dist.models import build_network, load_network, read_metadata, save_network
@@ -310,6 +311,16 @@ def test_the_help_fits_a_screen_and_has_an_example(capsys: pytest.CaptureFixture
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) <= 40
     assert any("mtkd export runs/demo" in line for line in lines)
+
+
+def test_a_file_that_is_no_model_is_wrong_usage_as_in_other_commands(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = tmp_path / "net.pth"
+    given.write_text("no weights")
+    assert run(given, "--output", tmp_path / "out") == evaluate.main([str(given), "--data", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.count("net.pth: this is no weight file") == 2
+    assert not (tmp_path / "out").exists()
 
 
 def test_wrong_words_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

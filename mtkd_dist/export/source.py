@@ -26,6 +26,7 @@ from mtkd_dist.models import (
     read_metadata,
     read_state_dict,
 )
+from mtkd_dist.pools.teacher_worker import TeacherFile
 from mtkd_dist.stages import manifest
 from mtkd_dist.stages.distil import STAGE
 from mtkd_dist.stages.manifest import Manifest
@@ -78,18 +79,24 @@ def read_source(word: str) -> Source:
     """What `weight_file` takes: `FILE[:name=X,input_range=255]`, or `RUN`, the output folder of a launch.
 
     A file in the folder of the run that made it has that run's knowledge as well.
-    Errors: ConfigError for what is no such thing; ValueError for a file that cannot be read, or is of no network that
-    enlarges an image.
+    Errors: ConfigError for what is no such thing, cannot be read, or is of no network that enlarges an image.
     """
     given = weight_file(word)
-    path = given.path
-    metadata = read_metadata(path)
+    try:
+        return _with_its_run(_alone(given))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _alone(given: TeacherFile) -> Source:
+    """What the file itself tells. Errors: ValueError."""
+    path, metadata = given.path, read_metadata(given.path)
     if is_aggregator(path):
-        raise ConfigError(
+        raise ValueError(
             f"{path}: {metadata['network']!r} is an aggregator, which makes one image of several and cannot be used "
             "without its teachers; give a student or a teacher"
         )
-    source = Source(
+    return Source(
         path,
         digest_file(path),
         given.name,
@@ -98,7 +105,6 @@ def read_source(word: str) -> Source:
         metadata,
         title=path.stem,
     )
-    return _with_its_run(source)
 
 
 def _with_its_run(source: Source) -> Source:

@@ -265,14 +265,11 @@ def _read(path: Path) -> object:
         raise FileNotFoundError(f"{path}: there is no such file")
     if path.suffix in _PROGRAMS:
         raise ValueError(f"{path}: {_PROGRAMS[path.suffix]} is no weight file; {_weights_beside(path)}")
-    if path.suffix != ".safetensors" and not _begins_with(path, _TORCH_STARTS):
-        raise ValueError(
-            f"{path}: this is no weight file; expected safetensors, or what torch.save writes (.pth, .pt, .ckpt)"
-        )
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        return torch.load(path, weights_only=True, map_location="cpu")
+        if _begins_with(path, _TORCH_STARTS):
+            return torch.load(path, weights_only=True, map_location="cpu")
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"{path}: refused, because reading it would run code that the file holds (it is more than weights). "
@@ -280,6 +277,9 @@ def _read(path: Path) -> object:
         ) from error
     except Exception as error:  # torch and safetensors raise many types for a file that is cut short or of another kind
         raise ValueError(f"{path}: not a readable weights file: {type(error).__name__}: {error}") from error
+    raise ValueError(
+        f"{path}: this is no weight file; expected safetensors, or what torch.save writes (.pth, .pt, .ckpt)"
+    )
 
 
 def _weights_beside(path: Path) -> str:
