@@ -152,6 +152,20 @@ def test_the_command_says_where_the_catalogue_lacks_the_architecture(
     assert f"{said}\n" in capsys.readouterr().out
 
 
+def test_several_files_that_are_there_are_spoken_of_as_several(
+    exported: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = (exported.parents[1] / "run-1", "--output", exported.parent, "--formats", "card")
+    assert run(*words) == 2
+    assert "2x-run-1.json are there already; give --force to write over them, another" in capsys.readouterr().err
+
+
+def test_a_format_that_is_named_twice_is_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given, out = make_teacher(tmp_path, "tiny").path, tmp_path / "out"
+    assert run(given, "--output", out, "--formats", "safetensors", "safetensors", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["files"] == [str(out / "2x-tiny.safetensors")]
+
+
 # Who reads the weights of each family
 
 
@@ -332,4 +346,6 @@ def test_wrong_words_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert run("--formats", "card", given) == 2
     assert "(MODEL comes before --formats)" in capsys.readouterr().err
     assert run("x.pth", "--formats", "tflite") == 2
-    assert "invalid choice: 'tflite'" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "invalid choice: 'tflite'" in said
+    assert "MODEL comes before" not in said

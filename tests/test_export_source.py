@@ -12,6 +12,8 @@ from mtkd_dist.config.tree import Config
 from mtkd_dist.export.publication import FAMILIES, Publication, configuration, licence_note, metadata
 from mtkd_dist.export.source import file_stem, read_source
 from mtkd_dist.models import aggregator_metadata, build_aggregator, network_names, save_network
+from mtkd_dist.stages import manifest
+from mtkd_dist.stages.manifest import Manifest
 from tests.nets import TINY, TINY_AGGREGATOR, make_teacher
 from tests.runs import PHOTOS, TEACHERS, make_run
 
@@ -44,6 +46,16 @@ def test_a_file_alone_says_what_is_not_known_of_it(tmp_path: Path) -> None:
     assert source.name == "alone"
     assert source.unknown.keys() == {"configuration", "scores", "photographs"}
     assert "does not lie in the folder of a run" in source.unknown["scores"]
+
+
+def test_of_a_teacher_in_its_run_it_is_said_that_only_students_are_known_of(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    folder = run / "teachers" / "tiny"
+    folder.mkdir(parents=True)
+    make_teacher(folder, "weights")
+    manifest.write(folder, Manifest("teachers/tiny", {}, {}, seed=0, seconds=1.0))
+    source = read_source(str(folder / "weights.safetensors"))
+    assert set(source.unknown.values()) == {"the file is a teacher of its run, and these are told of students only"}
 
 
 def test_a_student_that_its_run_did_not_make_gets_none_of_the_run_s_knowledge(tmp_path: Path) -> None:

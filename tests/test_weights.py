@@ -316,6 +316,12 @@ def test_unknown_keys_are_shown_beside_what_is_known(tmp_path: Path) -> None:
         load_network(tmp_path / "net.pth")
 
 
+def test_a_single_unknown_key_is_told_in_the_singular(tmp_path: Path) -> None:
+    torch.save({"alone": torch.ones(1)}, tmp_path / "net.pth")
+    with pytest.raises(ValueError, match=r"unknown architecture; its only key is alone\."):
+        load_network(tmp_path / "net.pth")
+
+
 def test_a_known_architecture_that_lacks_a_key_is_refused(tmp_path: Path) -> None:
     state_dict = build_network("rcan:groups=1,blocks=1,width=8,reduction=4", 2).state_dict()
     del state_dict["body.1.bias"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import re
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -50,8 +52,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 class _Parser(Parser):
     def error(self, message: str) -> NoReturn:
-        hint = " (MODEL comes before --formats)" if "FORMAT" in message or "--formats" in message else ""
-        super().error(f"{message}{hint}")
+        word = re.search(r"--formats: invalid choice: '(.*?)'", message)
+        # No format has a dot or a folder in its name, as the files of models do.
+        is_model = word is not None and (bool({".", os.sep} & {*word[1]}) or Path(word[1]).exists())
+        super().error(f"{message}{' (MODEL comes before --formats)' if is_model else ''}")
 
 
 def parser() -> Parser:
@@ -131,8 +135,8 @@ def _refuse_existing(files: Sequence[Path], force: bool) -> None:
     there = [str(file) for file in files if file.exists()]
     if there and not force:
         raise ConfigError(
-            f"{', '.join(there)} {'is' if len(there) == 1 else 'are'} there already; give --force to write over it, "
-            "another --output or another --name"
+            f"{', '.join(there)} {'are' if there[1:] else 'is'} there already; give --force to write over "
+            f"{'them' if there[1:] else 'it'}, another --output or another --name"
         )
 
 

@@ -112,7 +112,7 @@ def _with_its_run(source: Source) -> Source:
     made = manifest.read(run / STAGE)
     why = None
     if made is None or here not in made.outputs:
-        why = "the file does not lie in the folder of a run that made it"
+        why = _why_alone(source.file.parent)
     elif made.outputs[here] != source.digest:
         why = f"{here} is not the file any more that the run in {run} made"
     if made is None or why is not None:
@@ -131,6 +131,14 @@ def _with_its_run(source: Source) -> Source:
     if name == source.title:  # nobody gave it one
         name = f"{run.resolve().name}{source.title.removeprefix(title_of(MAIN))}"
     return replace(source, name=name, config=config, photographs=photographs, scores=scores, unknown=unknown)
+
+
+def _why_alone(folder: Path) -> str:
+    """`folder`: where a file lies that is no student of a run there."""
+    made = manifest.read(folder)
+    if made is not None and made.stage.startswith("teachers/"):
+        return "the file is a teacher of its run, and these are told of students only"
+    return "the file does not lie in the folder of a run that made it"
 
 
 def _config(run: Path, made: Manifest) -> Config | None:
