@@ -14,9 +14,14 @@ __version__ = "0.1.0"
 def load(path: str | os.PathLike[str], **options: Any) -> Upscaler:
     """A student, or any other network in a weight file, that takes a picture and returns a larger one.
 
+    `path` may be the folder of a finished run, too.
+
     `student = mtkd_dist.load("student.safetensors"); student(Image.open("photo.png")).save("large.png")`. Options and
     errors are those of :func:`mtkd_dist.pictures.load_upscaler`.
     """
-    from mtkd_dist.pictures import load_upscaler  # here, so that `import mtkd_dist` loads no torch
+    from pathlib import Path  # these are here, so that `import mtkd_dist` loads no torch
 
-    return load_upscaler(path, **options)
+    from mtkd_dist.pictures import load_upscaler
+    from mtkd_dist.stages.student_file import weights_at
+
+    return load_upscaler(weights_at(Path(path)), **options)

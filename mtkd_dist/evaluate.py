@@ -95,7 +95,7 @@ def parser() -> Parser:
         usage="%(prog)s MODEL... --data DIR... [FLAGS]",
     )
     add = parser.add_argument_group().add_argument  # what it scores and how, in one list
-    add("models", nargs="+", metavar="MODEL", help="weight file, FILE[:name=X,input_range=255], or bicubic")
+    add("models", nargs="+", metavar="MODEL", help="RUN, FILE[:name=X,input_range=255], or bicubic")
     add("--data", nargs="+", required=True, metavar="DIR", help="folders of photographs, DIR or NAME=DIR")
     add("--scale", type=_at_least(2), metavar="N", help="only where neither model nor data tells it")
     add("--rgb", action="store_true", help="also PSNR and SSIM on RGB (mean over channels)")

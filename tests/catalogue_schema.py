@@ -5,14 +5,8 @@ from __future__ import annotations
 
 from typing import Any
 
-# fmt: off
-ARCHITECTURES = [
-    "atd", "cain", "cain-yuv", "compact", "craft", "cugan", "dat", "dctlsa", "ditn", "drct", "edsr", "esrgan",
-    "esrgan+", "grl", "hat", "hma", "ludvae", "mosr", "omnisr", "rcan", "real-cugan", "realplksr",
-    "realplksr-dysample", "rgt", "rife", "sofvsr", "span", "spsr", "sr-res-net", "srformer", "swift-srgan", "swinir",
-    "tscunet",
-]
-# fmt: on
+from mtkd_dist.export.catalogue import ARCHITECTURES
+
 TAGS = ["general-upscaler", "photo", "pretrained", "research", "restoration"]
 """Those of the catalogue that could be meant here."""
 MODEL_ID = r"^\d+x-[a-zA-Z0-9]+(?:-[a-zA-Z0-9]+)*$"

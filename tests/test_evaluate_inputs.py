@@ -59,6 +59,23 @@ def test_a_file_that_is_absent_is_named_with_what_was_meant(tmp_path: Path) -> N
     assert "Did you mean 'bicubic'?" in refused(["bicubik"])
 
 
+def test_the_folder_of_a_run_is_its_student_and_gives_it_its_name(tmp_path: Path) -> None:
+    run = tmp_path / "run.v2"
+    run.mkdir()
+    student = make_teacher(run, "student").path
+    (one, other) = read_models([str(run), f"{run}:name=B"])
+    assert (one.model.name, one.file) == ("run.v2", str(student))
+    assert (other.model.name, other.file) == ("B", str(student))
+
+
+def test_a_folder_without_a_student_is_told_with_what_lies_in_it(tmp_path: Path) -> None:
+    assert "there is no student.safetensors in this folder; expected a finished run" in refused([str(tmp_path)])
+    first = make_teacher(tmp_path, "first").path
+    assert f"it holds {first}: give that" in refused([str(tmp_path)])
+    second = make_teacher(tmp_path, "second").path
+    assert f"it holds {first}, {second}: give one of them" in refused([str(tmp_path)])
+
+
 def test_two_models_of_one_name_are_told_how_to_be_named(tmp_path: Path) -> None:
     for folder in ("one", "two"):
         (tmp_path / folder).mkdir()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from pathlib import Path
 
 import pytest
+import yaml
 from jsonschema import Draft202012Validator
 
+from mtkd_dist.config.load import ConfigError
 from mtkd_dist.export.card import card
 from mtkd_dist.export.catalogue import Resource, entry, to_text
 from mtkd_dist.export.publication import Publication
@@ -60,6 +63,46 @@ def test_what_only_a_person_knows_is_left_for_the_validator_to_miss(tmp_path: Pa
     assert model["license"] is None
 
 
+@pytest.mark.parametrize(
+    ("author", "called"),
+    [
+        ("Müller", "muller"),
+        ("Søren Æbelø", "soren-aebelo"),
+        ("Łukasz Groß", "lukasz-gross"),
+        ("张三 (Zhang San)", "zhang-san"),
+    ],
+)
+def test_an_author_is_called_by_plain_letters(tmp_path: Path, author: str, called: str) -> None:
+    publication = dataclasses.replace(FULL, author=author)
+    model = entry(read_source(str(make_run(tmp_path))), publication, FILES, DATE)
+    assert model["author"] == called
+    assert faults(model) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"author": "张三"}, "--author 张三: .*write it in Latin letters"),
+        ({"licence": "do what you like"}, "--licence do what you like: expected an SPDX identifier"),
+        ({"licence": "MIT OR"}, "--licence MIT OR: expected"),
+        ({"url": "not a url"}, "--url not a url: expected a web address"),
+        ({"url": "example.org/models"}, "--url example.org/models: expected"),
+        ({"url": "https://exa mple.org"}, "expected a web address"),
+        ({"url": "https://[::1"}, "expected a web address"),
+        ({"url": "file:///tmp"}, "expected a web address"),
+    ],
+)
+def test_what_the_catalogue_could_not_take_is_refused(given: dict[str, str], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        Publication("run-1", **given)
+
+
+@pytest.mark.parametrize("licence", ["MIT", "CC-BY-NC-4.0", "MIT OR Apache-2.0"])
+def test_a_licence_of_the_catalogue_is_taken(tmp_path: Path, licence: str) -> None:
+    publication = dataclasses.replace(FULL, licence=licence)
+    assert faults(entry(read_source(str(make_run(tmp_path))), publication, FILES, DATE)) == []
+
+
 def test_an_architecture_that_the_catalogue_does_not_have_keeps_its_name(tmp_path: Path) -> None:
     model = entry(read_source(str(make_run(tmp_path, "rlfn:width=8,blocks=1"))), FULL, FILES, DATE)
     assert model["architecture"] == "rlfn"
@@ -95,6 +138,13 @@ def test_the_card_says_what_the_model_is_how_it_is_used_and_whose_terms_hold(tmp
     assert "Licence: CC-BY-NC-4.0. The weights derive from the answers of the teachers big and bigger" in text
     assert "Not known" not in text
     assert str(tmp_path) not in text
+
+
+def test_what_is_given_for_a_card_is_text_to_a_reader_of_yaml(tmp_path: Path) -> None:
+    source = read_source(str(make_run(tmp_path)))
+    head = card(source, dataclasses.replace(FULL, licence="NO"), [], {}, DATE).split("---")[1]
+    assert yaml.safe_load(head)["license"] == "no"
+    assert yaml.safe_load(head)["pipeline_tag"] == "image-to-image"
 
 
 def test_the_card_of_a_file_alone_lists_what_is_not_known(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from mtkd_dist import evaluate
 from mtkd_dist.export import command, onnx_file
 from mtkd_dist.export.trace import largest_difference, trace
 from mtkd_dist.models import build_network, load_network, read_metadata, save_network
@@ -135,6 +136,36 @@ def test_nothing_is_written_over_without_force(exported: Path, capsys: pytest.Ca
     assert exported.with_suffix(".safetensors").read_bytes() == before
 
 
+@pytest.mark.parametrize("given", [("--author", "张三"), ("--licence", "do what you like"), ("--url", "not a url")])
+def test_what_a_catalogue_cannot_take_is_refused_before_anything_is_written(
+    tmp_path: Path, given: tuple[str, str]
+) -> None:
+    assert run(make_teacher(tmp_path, "tiny").path, "--output", tmp_path / "out", *given) == 2
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("family", "said"), [("rlfn", "; rlfn is none of its architectures yet)"), ("edsr", "--url)")])
+def test_the_command_says_where_the_catalogue_lacks_the_architecture(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], family: str, said: str
+) -> None:
+    assert run(save(tmp_path, family), "--formats", "safetensors", "card", "--output", tmp_path / "out") == 0
+    assert f"{said}\n" in capsys.readouterr().out
+
+
+def test_several_files_that_are_there_are_spoken_of_as_several(
+    exported: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = (exported.parents[1] / "run-1", "--output", exported.parent, "--formats", "card")
+    assert run(*words) == 2
+    assert "2x-run-1.json are there already; give --force to write over them, another" in capsys.readouterr().err
+
+
+def test_a_format_that_is_named_twice_is_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given, out = make_teacher(tmp_path, "tiny").path, tmp_path / "out"
+    assert run(given, "--output", out, "--formats", "safetensors", "safetensors", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["files"] == [str(out / "2x-tiny.safetensors")]
+
+
 # Who reads the weights of each family
 
 
@@ -215,6 +246,45 @@ def test_a_network_for_one_size_is_refused_with_what_works() -> None:
         trace(OneSize(), "OneSize")
 
 
+@pytest.fixture
+def for_one_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No network can be followed."""
+    monkeypatch.setattr(command, "trace", lambda network, name: trace(OneSize(), name))
+
+
+@pytest.mark.usefixtures("for_one_size")
+def test_after_a_failure_no_file_is_there_and_the_remedy_works(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given, out = make_teacher(tmp_path, "tiny").path, tmp_path / "out"
+    assert run(given, "--output", out) == 1
+    assert "--formats safetensors card works with every network" in capsys.readouterr().err
+    assert [*out.iterdir()] == []
+    assert run(given, "--output", out, "--formats", "safetensors", "card") == 0
+
+
+@pytest.mark.usefixtures("for_one_size")
+def test_a_failure_leaves_the_files_of_an_earlier_export_as_they_were(tmp_path: Path) -> None:
+    given, out = make_teacher(tmp_path, "tiny").path, tmp_path / "out"
+    assert run(given, "--output", out, "--formats", "safetensors", "--author", "before") == 0
+    assert run(given, "--output", out, "--force", "--author", "after") == 1
+    (file,) = out.iterdir()
+    assert read_metadata(file)["author"] == "before"
+
+
+def test_after_an_interruption_no_file_is_there_and_that_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "trace", interrupted)
+    out = tmp_path / "out"
+    assert run(make_teacher(tmp_path, "tiny").path, "--output", out) == 130
+    assert f"{out} is as it was. The same command begins anew." in capsys.readouterr().err
+    assert [*out.iterdir()] == []
+
+
 def test_an_answer_that_differs_is_told_with_size_and_difference() -> None:
     network = Nearest(2)
     assert largest_difference(lambda lr: network(lr) + 5e-5, network, "x.onnx") == pytest.approx(5e-5, rel=0.01)
@@ -257,6 +327,16 @@ def test_the_help_fits_a_screen_and_has_an_example(capsys: pytest.CaptureFixture
     assert any("mtkd export runs/demo" in line for line in lines)
 
 
+def test_a_file_that_is_no_model_is_wrong_usage_as_in_other_commands(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = tmp_path / "net.pth"
+    given.write_text("no weights")
+    assert run(given, "--output", tmp_path / "out") == evaluate.main([str(given), "--data", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.count("net.pth: this is no weight file") == 2
+    assert not (tmp_path / "out").exists()
+
+
 def test_wrong_words_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(tmp_path / "nothing.safetensors") == 2
     assert "no such file or folder" in capsys.readouterr().err
@@ -266,4 +346,6 @@ def test_wrong_words_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert run("--formats", "card", given) == 2
     assert "(MODEL comes before --formats)" in capsys.readouterr().err
     assert run("x.pth", "--formats", "tflite") == 2
-    assert "invalid choice: 'tflite'" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "invalid choice: 'tflite'" in said
+    assert "MODEL comes before" not in said

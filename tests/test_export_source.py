@@ -12,6 +12,8 @@ from mtkd_dist.config.tree import Config
 from mtkd_dist.export.publication import FAMILIES, Publication, configuration, licence_note, metadata
 from mtkd_dist.export.source import file_stem, read_source
 from mtkd_dist.models import aggregator_metadata, build_aggregator, network_names, save_network
+from mtkd_dist.stages import manifest
+from mtkd_dist.stages.manifest import Manifest
 from tests.nets import TINY, TINY_AGGREGATOR, make_teacher
 from tests.runs import PHOTOS, TEACHERS, make_run
 
@@ -46,6 +48,16 @@ def test_a_file_alone_says_what_is_not_known_of_it(tmp_path: Path) -> None:
     assert "does not lie in the folder of a run" in source.unknown["scores"]
 
 
+def test_of_a_teacher_in_its_run_it_is_said_that_only_students_are_known_of(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    folder = run / "teachers" / "tiny"
+    folder.mkdir(parents=True)
+    make_teacher(folder, "weights")
+    manifest.write(folder, Manifest("teachers/tiny", {}, {}, seed=0, seconds=1.0))
+    source = read_source(str(folder / "weights.safetensors"))
+    assert set(source.unknown.values()) == {"the file is a teacher of its run, and these are told of students only"}
+
+
 def test_a_student_that_its_run_did_not_make_gets_none_of_the_run_s_knowledge(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     make_teacher(run, "student", seed=5)
@@ -76,7 +88,7 @@ def test_an_aggregator_is_refused(tmp_path: Path) -> None:
 
 def test_what_is_no_model_is_refused_with_what_was_expected(tmp_path: Path) -> None:
     make_teacher(tmp_path, "student-1")
-    with pytest.raises(ConfigError, match=r"no student.safetensors in it; expected a finished run"):
+    with pytest.raises(ConfigError, match=r"no student.safetensors in this folder; it holds .*student-1.safetensors"):
         read_source(str(tmp_path))
     with pytest.raises(ConfigError, match=r"no such file or folder.*Did you mean 'student-1.safetensors'"):
         read_source(str(tmp_path / "studnt-1.safetensors"))
@@ -92,6 +104,7 @@ def test_what_is_no_model_is_refused_with_what_was_expected(tmp_path: Path) -> N
         ("4x_My model (1)", "4x-My-model-1"),
         ("rlfn_x2", "4x-rlfn-x2"),
         ("x4", "4x-model"),
+        ("Größe é", "4x-Grosse-e"),
     ],
 )
 def test_files_are_called_as_the_catalogue_wants_it(name: str, stem: str) -> None:

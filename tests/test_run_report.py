@@ -127,6 +127,12 @@ def test_a_folder_without_a_run_is_named(tmp_path: Path, capsys: pytest.CaptureF
     assert not (tmp_path / FILE).exists()
 
 
+def test_a_file_in_the_place_of_a_folder_is_wrong_usage(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = run / "config.yaml"
+    assert report_run.main([str(file)]) == 2
+    assert f"error: {file} is no folder; expected the output folder of a launch" in capsys.readouterr().err
+
+
 def test_a_file_that_cannot_be_read_is_named(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "config.yaml").write_text("method: mtkd\n")
     (tmp_path / "scores.json").write_text("[{")

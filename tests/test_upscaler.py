@@ -87,6 +87,21 @@ def test_an_aggregator_is_refused(tmp_path: Path) -> None:
         mtkd_dist.load(aggregator)
 
 
+def test_the_folder_of_a_run_is_its_student(tmp_path: Path) -> None:
+    path = make_teacher(tmp_path, "student").path
+    make_teacher(tmp_path, "student-rlfn", seed=1)
+    pixels = RNG.integers(0, 256, (16, 16, 3), np.uint8)
+    np.testing.assert_array_equal(
+        mtkd_dist.load(str(tmp_path), device="cpu")(pixels), mtkd_dist.load(path, device="cpu")(pixels)
+    )
+
+
+def test_loading_needs_no_ray() -> None:
+    script = "import sys, mtkd_dist.pictures, mtkd_dist.stages.student_file; print({'ray'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     for name in ("gone.safetensors", "gone.pth"):
         with pytest.raises(FileNotFoundError, match=rf"{name}: there is no such file"):

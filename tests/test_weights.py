@@ -112,6 +112,23 @@ def test_a_file_of_another_kind_is_named(tmp_path: Path, name: str) -> None:
         read_state_dict(tmp_path / name)
 
 
+@pytest.mark.parametrize("content", [b"\x89PNG\r\n\x1a\n" + bytes(60), b"a text, not weights"])
+def test_a_picture_or_a_text_is_no_weight_file(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "photo.png").write_bytes(content)
+    with pytest.raises(ValueError, match=r"photo\.png: this is no weight file; expected safetensors, or what torch"):
+        read_state_dict(tmp_path / "photo.png")
+
+
+@pytest.mark.parametrize("name", ["net.onnx", "net.pt2"])
+def test_of_what_an_export_writes_the_weights_beside_it_are_proposed(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"PK")
+    with pytest.raises(ValueError, match=r"is no weight file; give the net\.safetensors that `mtkd export"):
+        read_state_dict(tmp_path / name)
+    save_file(TENSORS, tmp_path / "net.safetensors")
+    with pytest.raises(ValueError, match=r"is no weight file; give \S*/net\.safetensors, which lies beside it"):
+        read_state_dict(tmp_path / name)
+
+
 def test_a_file_that_was_cut_short_is_named(tmp_path: Path) -> None:
     path = tmp_path / "net.safetensors"
     save_file(TENSORS, path)
@@ -296,6 +313,12 @@ def test_unknown_keys_are_shown_beside_what_is_known(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match=r"unknown architecture; its 2 keys begin with a\.weight, a\.bias.*EDSR.*SwinIR"
     ):
+        load_network(tmp_path / "net.pth")
+
+
+def test_a_single_unknown_key_is_told_in_the_singular(tmp_path: Path) -> None:
+    torch.save({"alone": torch.ones(1)}, tmp_path / "net.pth")
+    with pytest.raises(ValueError, match=r"unknown architecture; its only key is alone\."):
         load_network(tmp_path / "net.pth")
 
 

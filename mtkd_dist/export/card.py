@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
 
 from mtkd_dist import __version__
 from mtkd_dist.export.catalogue import Resource
@@ -52,10 +55,9 @@ def card(
 
 def _front_matter(publication: Publication) -> str:
     """What model hubs read."""
-    lines = ["pipeline_tag: image-to-image", "tags: [super-resolution, knowledge-distillation]"]
-    if publication.licence:
-        lines.insert(0, f"license: {publication.licence.lower()}")
-    return "\n".join(["---", *lines, "---"])
+    told: dict[str, Any] = {"license": publication.licence.lower()} if publication.licence else {}
+    told |= {"pipeline_tag": "image-to-image", "tags": ["super-resolution", "knowledge-distillation"]}
+    return f"---\n{yaml.safe_dump(told, sort_keys=False)}---"
 
 
 def _about(source: Source, publication: Publication, date: str) -> str:

@@ -6,16 +6,25 @@ What only a person can know is left empty, and its validator says so: the author
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mtkd_dist.export.names import identifier
 from mtkd_dist.export.publication import Publication, architecture, data_sets, licence_note, listed, network_sizes
 from mtkd_dist.export.source import Source
 
 TAGS = ["general-upscaler", "photo"]
 """What every student is: trained on photographs, and on shrinking alone."""
+# fmt: off
+ARCHITECTURES = [
+    "atd", "cain", "cain-yuv", "compact", "craft", "cugan", "dat", "dctlsa", "ditn", "drct", "edsr", "esrgan",
+    "esrgan+", "grl", "hat", "hma", "ludvae", "mosr", "omnisr", "rcan", "real-cugan", "realplksr",
+    "realplksr-dysample", "rgt", "rife", "sofvsr", "span", "spsr", "sr-res-net", "srformer", "swift-srgan", "swinir",
+    "tscunet",
+]
+# fmt: on
+"""Those of the catalogue as of August 2026."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +49,12 @@ def entry(source: Source, publication: Publication, resources: Sequence[Resource
     kept = [resource for resource in resources if resource.kind in _KINDS]
     return {
         "name": publication.name,
-        "author": _identifier(publication.author) if publication.author else [],
+        "author": identifier(publication.author) if publication.author else [],
         "license": publication.licence,
         "tags": TAGS,
         "description": description(source),
         "date": date,
-        "architecture": _identifier(architecture(source)),
+        "architecture": identifier(architecture(source)),
         "size": _size(source) or None,
         "scale": source.network.scale,
         "inputChannels": 3,
@@ -110,8 +119,3 @@ def _size(source: Source) -> list[str]:
         case "SwinIR" if sizes:
             return [f"s{8 * sizes['window']}w{sizes['window']}", f"{sizes['width']}dim"]
     return []
-
-
-def _identifier(text: str) -> str:
-    """As the catalogue writes its authors and architectures: lower-case words with hyphens."""
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
+import re
 import sys
 import tempfile
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -14,7 +17,8 @@ from rich.console import Console
 
 from mtkd_dist.config.load import ConfigError
 from mtkd_dist.export.card import card
-from mtkd_dist.export.catalogue import Resource, entry, to_text
+from mtkd_dist.export.catalogue import ARCHITECTURES, Resource, entry, to_text
+from mtkd_dist.export.files import appear_together
 from mtkd_dist.export.onnx_file import INPUT, OPSET, OUTPUT, PACKAGES, missing_packages, write_onnx
 from mtkd_dist.export.program_file import write_program
 from mtkd_dist.export.publication import Publication, architecture, listed, metadata
@@ -36,7 +40,7 @@ safetensors  weights, with all that is known of them; for mtkd-dist and spandrel
 onnx         for onnxruntime; any height, width and batch size
 program      the same of torch.export, for torch without mtkd-dist
 card         what the model is: Markdown, and an entry of OpenModelDB
-Each file appears only if it answers as the network does.
+The files appear together, once each answers as the network does.
 """
 
 
@@ -47,8 +51,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 class _Parser(Parser):
     def error(self, message: str) -> NoReturn:
-        hint = " (MODEL comes before --formats)" if "FORMAT" in message or "--formats" in message else ""
-        super().error(f"{message}{hint}")
+        word = re.search(r"--formats: invalid choice: '(.*?)'", message)
+        # No format has a dot or a folder in its name, as the files of models do.
+        is_model = word is not None and (bool({".", os.sep} & {*word[1]}) or Path(word[1]).exists())
+        super().error(f"{message}{' (MODEL comes before --formats)' if is_model else ''}")
 
 
 def parser() -> Parser:
@@ -73,15 +79,23 @@ def parser() -> Parser:
 
 
 def _main(words: list[str], habits: Habits) -> dict[str, Any]:
-    return _export(parser().parse_args(words), habits.console())
+    flags = parser().parse_args(words)
+    try:
+        return _export(flags, habits.console())
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"Interrupted. Files appear together when all are done: {flags.output} is as it was. The same command "
+            "begins anew."
+        ) from None
 
 
 def _export(flags: argparse.Namespace, console: Console) -> dict[str, Any]:
     _require_packages(flags.formats)
     source = read_source(flags.model)
     publication = Publication(flags.name or source.name, flags.author, flags.licence, flags.url)
-    stem = flags.output / file_stem(publication.name, source.network.scale)
-    _refuse_existing([stem.with_name(stem.name + end) for kind in flags.formats for end in FILES[kind]], flags.force)
+    stem = file_stem(publication.name, source.network.scale)
+    files = {kind: [flags.output / f"{stem}{end}" for end in FILES[kind]] for kind in flags.formats}
+    _refuse_existing(list(chain(*files.values())), flags.force)
     _require_writable(flags.output)
     network = source.network
     what = f"{network.architecture}, x{network.scale}, {parameters_text(network.params)} parameters"
@@ -89,10 +103,16 @@ def _export(flags: argparse.Namespace, console: Console) -> dict[str, Any]:
     for why in dict.fromkeys(source.unknown.values()):
         unknown = listed([key for key, reason in source.unknown.items() if reason == why])
         _tell(console, f"not known    {unknown}: {why}")
-    notes = _write_networks(source, publication, stem, flags.formats, console)
-    if "card" in flags.formats:
-        _write_card(source, publication, stem, notes, console)
-    written = [str(stem.with_name(stem.name + end)) for kind in flags.formats for end in FILES[kind]]
+    with appear_together(flags.output) as fresh:
+        notes = _write_networks(source, publication, fresh / stem, flags.formats, console)
+        lacks = _write_card(source, publication, fresh / stem, notes) if "card" in files else ""
+    with even_if_quiet(console):
+        for kind, note in notes.items():
+            (file,) = files[kind]
+            _tell(console, f"{kind:12} {file} ({file.stat().st_size / 1e6:.1f} MB): {note}")
+        if "card" in files:
+            _tell(console, f"card         {', '.join(map(str, files['card']))} (OpenModelDB{lacks})")
+    written = [str(file) for file in chain(*files.values())]
     return {"model": str(source.file), "files": written, "read_by": notes, "not_known": source.unknown}
 
 
@@ -115,8 +135,8 @@ def _refuse_existing(files: Sequence[Path], force: bool) -> None:
     there = [str(file) for file in files if file.exists()]
     if there and not force:
         raise ConfigError(
-            f"{', '.join(there)} {'is' if len(there) == 1 else 'are'} there already; give --force to write over it, "
-            "another --output or another --name"
+            f"{', '.join(there)} {'are' if there[1:] else 'is'} there already; give --force to write over "
+            f"{'them' if there[1:] else 'it'}, another --output or another --name"
         )
 
 
@@ -136,17 +156,10 @@ def _write_networks(
     module, scale = source.network.module, source.network.scale
     told = metadata(source, publication)
     notes: dict[str, str] = {}
-
-    def wrote(kind: str, note: str) -> None:
-        notes[kind] = note
-        file = _path(stem, kind)
-        with even_if_quiet(console):
-            _tell(console, f"{kind:12} {file} ({file.stat().st_size / 1e6:.1f} MB): {note}")
-
     if "safetensors" in formats:
-        write_safetensors(_path(stem, "safetensors"), source, told)
         path = _path(stem, "safetensors")
-        wrote("safetensors", f"{by_mtkd_dist(path, source)}; {by_spandrel(path, source)}")
+        write_safetensors(path, source, told)
+        notes["safetensors"] = f"{by_mtkd_dist(path, source)}; {by_spandrel(path, source)}"
     if not {"onnx", "program"} & {*formats}:
         return notes
     with console.status("following the network; minutes for large ones"):
@@ -156,11 +169,11 @@ def _write_networks(
         with console.status("onnx"):
             difference = write_onnx(_path(stem, "onnx"), program, module, scale, told)
         tensors = f"opset {OPSET}, `{INPUT}` (batch,3,height,width) to `{OUTPUT}`"
-        wrote("onnx", f"onnxruntime reads it; {tensors}; differs by at most {difference:.1g} at {sizes}")
+        notes["onnx"] = f"onnxruntime reads it; {tensors}; differs by at most {difference:.1g} at {sizes}"
     if "program" in formats:
         with console.status("program"):
             difference = write_program(_path(stem, "program"), program, module, told)
-        wrote("program", f"torch.export.load reads it; differs by at most {difference:.1g} at {sizes}")
+        notes["program"] = f"torch.export.load reads it; differs by at most {difference:.1g} at {sizes}"
     return notes
 
 
@@ -168,7 +181,8 @@ def _path(stem: Path, kind: str) -> Path:
     return stem.with_name(stem.name + FILES[kind][0])
 
 
-def _write_card(source: Source, publication: Publication, stem: Path, notes: dict[str, str], console: Console) -> None:
+def _write_card(source: Source, publication: Publication, stem: Path, notes: dict[str, str]) -> str:
+    """Returns a phrase on what keeps its entry out of the catalogue, or nothing."""
     files = {kind: _path(stem, kind) for kind in notes}
     resources = [Resource(file.name, kind, file.stat().st_size, digest_file(file)) for kind, file in files.items()]
     date = datetime.now(UTC).date().isoformat()
@@ -183,8 +197,8 @@ def _write_card(source: Source, publication: Publication, stem: Path, notes: dic
     }
     missing = ", ".join(name for name, value in lacking.items() if not value)
     lacks = f"; lacks {missing}" if missing else ""
-    with even_if_quiet(console):
-        _tell(console, f"card         {stem}.md, {stem}.json (OpenModelDB{lacks})")
+    stranger = model["architecture"] not in ARCHITECTURES
+    return lacks + (f"; {model['architecture']} is none of its architectures yet" if stranger else "")
 
 
 if __name__ == "__main__":

@@ -1,20 +1,21 @@
-"""A file that appears once it is written and found to be right, or not at all."""
+"""Files that appear together, once all of them are written and found to be right, or not at all."""
 
 from __future__ import annotations
 
 import os
-import uuid
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 
 @contextmanager
-def appears(path: Path) -> Iterator[Path]:
-    """A place beside `path`, with the same ending; what lies there at the end of the block is moved to `path`."""
-    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex}{path.suffix}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def appear_together(folder: Path) -> Iterator[Path]:
+    """An empty folder within `folder`; what lies in it at the end of the block is moved to `folder`, if nothing failed.
+
+    It writes over files of the same names.
+    """
+    with tempfile.TemporaryDirectory(prefix=".mtkd-export-", dir=folder) as fresh:
+        yield Path(fresh)
+        for file in sorted(Path(fresh).iterdir()):
+            os.replace(file, folder / file.name)

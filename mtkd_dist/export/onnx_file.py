@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from mtkd_dist.export.files import appears
 from mtkd_dist.export.trace import largest_difference, quiet
 from mtkd_dist.models.spandrel_adapter import allow_torchvision_import
 
@@ -29,7 +28,7 @@ def missing_packages() -> list[str]:
 def write_onnx(
     path: Path, program: ExportedProgram, network: nn.Module, scale: int, metadata: Mapping[str, str]
 ) -> float:
-    """Write the traced `network`, once onnxruntime has answered as it does; returns the largest difference.
+    """Write the traced `network` and ask onnxruntime for what it answers; returns the largest difference.
 
     Input (batch,3,height,width) float32 RGB in [0,1], output (batch,3,s*height,s*width), unclamped.
     Errors: ValueError as `largest_difference`.
@@ -47,9 +46,8 @@ def write_onnx(
     _name_sizes(model.graph, scale)
     onnx.helper.set_model_props(model, dict(sorted({**metadata, "opset": str(OPSET)}.items())))
     onnx.checker.check_model(model)
-    with appears(path) as fresh:
-        fresh.write_bytes(model.SerializeToString(deterministic=True))
-        return largest_difference(_answers(fresh), network, path.name)
+    path.write_bytes(model.SerializeToString(deterministic=True))
+    return largest_difference(_answers(path), network, path.name)
 
 
 def _answers(path: Path) -> Any:

@@ -10,7 +10,6 @@ import torch
 from torch import nn
 from torch.export import ExportedProgram
 
-from mtkd_dist.export.files import appears
 from mtkd_dist.export.trace import largest_difference, quiet
 
 METADATA = "metadata.json"
@@ -18,12 +17,12 @@ METADATA = "metadata.json"
 
 
 def write_program(path: Path, program: ExportedProgram, network: nn.Module, metadata: Mapping[str, str]) -> float:
-    """Write the traced `network`, once the file has answered as it does; returns the largest difference.
+    """Write the traced `network` and ask the file for what it answers; returns the largest difference.
 
     Errors: ValueError as `largest_difference`.
     """
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # paths of this machine
-    with quiet(), appears(path) as fresh:
-        torch.export.save(program, fresh, extra_files={METADATA: json.dumps(dict(metadata))})
-        return largest_difference(torch.export.load(fresh).module(), network, path.name)
+    with quiet():
+        torch.export.save(program, path, extra_files={METADATA: json.dumps(dict(metadata))})
+        return largest_difference(torch.export.load(path).module(), network, path.name)

@@ -8,12 +8,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import posixpath
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 from mtkd_dist import __version__
+from mtkd_dist.config.load import ConfigError
 from mtkd_dist.config.tree import Config
+from mtkd_dist.export.names import identifier
 from mtkd_dist.export.source import Source
 from mtkd_dist.models import parse_network
 from mtkd_dist.stages.check import named_set
@@ -31,9 +35,16 @@ FAMILIES = {
 _OF_THE_MACHINE = ("output", "num_gpus", "teacher_gpus", "student_gpus", "plan_only", "on_change", "cluster")
 
 
+_LICENCE = r"[A-Za-z0-9.\-]+(\s+OR\s+[A-Za-z0-9.\-]+)*"
+"""As the catalogue has it."""
+
+
 @dataclass(frozen=True)
 class Publication:
-    """What only its user can know."""
+    """What only its user can know.
+
+    Errors: ConfigError for what the catalogue could not take, with the flag that gave it.
+    """
 
     name: str
     author: str | None = None
@@ -41,6 +52,30 @@ class Publication:
     """An SPDX expression, such as CC-BY-NC-4.0."""
     url: str | None = None
     """Where the files will lie."""
+
+    def __post_init__(self) -> None:
+        if self.author and not identifier(self.author):
+            raise ConfigError(
+                f"--author {self.author}: the catalogue calls authors by letters a-z and digits, and this has none; "
+                "write it in Latin letters"
+            )
+        if self.licence and not re.fullmatch(_LICENCE, self.licence):
+            raise ConfigError(
+                f"--licence {self.licence}: expected an SPDX identifier, such as CC-BY-NC-4.0 or Apache-2.0 "
+                "(https://spdx.org/licenses), or several with OR between them"
+            )
+        if self.url and not _is_web_address(self.url):
+            raise ConfigError(f"--url {self.url}: expected a web address, such as https://example.org/models")
+
+
+def _is_web_address(url: str) -> bool:
+    if re.search(r"\s", url):
+        return False
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # such as half an IPv6 address
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.hostname)
 
 
 def architecture(source: Source) -> str:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 
-from mtkd_dist.export.files import appears
 from mtkd_dist.export.publication import architecture
 from mtkd_dist.export.source import Source
 from mtkd_dist.export.trace import CHECKED, TOLERANCE
@@ -24,12 +23,11 @@ def write_safetensors(path: Path, source: Source, metadata: Mapping[str, str]) -
     """
     # Under the names by which most programs know an architecture: those of its authors.
     tensors = source.tensors if source.is_ours else official_names(source.tensors, source.network.input_range)
-    with appears(path) as fresh:
-        save_tensors(fresh, tensors, metadata)
-        again = load_network(fresh, source.network.scale, source.network.input_range).module
-        lr = torch.rand(CHECKED[0])
-        if not torch.equal(again(lr), source.network.module(lr)):
-            raise ValueError(f"{path} answers otherwise than {source.file}, and is not written")
+    save_tensors(path, tensors, metadata)
+    again = load_network(path, source.network.scale, source.network.input_range).module
+    lr = torch.rand(CHECKED[0])
+    if not torch.equal(again(lr), source.network.module(lr)):
+        raise ValueError(f"{path.name} answers otherwise than {source.file}, and is not written")
 
 
 def by_mtkd_dist(path: Path, source: Source) -> str:

@@ -12,9 +12,10 @@ from typing import Any
 import yaml
 from torch import Tensor
 
-from mtkd_dist.config.load import ConfigError, config_of, nearest
+from mtkd_dist.config.load import ConfigError, config_of
 from mtkd_dist.config.tree import Config
 from mtkd_dist.data import ImageStore
+from mtkd_dist.export.names import without_accents
 from mtkd_dist.models import (
     LoadedNetwork,
     digest_file,
@@ -25,14 +26,13 @@ from mtkd_dist.models import (
     read_metadata,
     read_state_dict,
 )
+from mtkd_dist.pools.teacher_worker import TeacherFile
 from mtkd_dist.stages import manifest
 from mtkd_dist.stages.distil import STAGE
 from mtkd_dist.stages.manifest import Manifest
+from mtkd_dist.stages.models_to_score import weight_file
 from mtkd_dist.stages.students import title_of
-from mtkd_dist.stages.teacher_spec import parse_teacher
 from mtkd_dist.train.students import MAIN
-
-STUDENT_FILE = f"{title_of(MAIN)}.safetensors"
 
 
 @dataclass(frozen=True)
@@ -76,54 +76,35 @@ class Source:
 
 
 def read_source(word: str) -> Source:
-    """`RUN`, the output folder of a launch, or `FILE[:name=X,input_range=255]`.
+    """What `weight_file` takes: `FILE[:name=X,input_range=255]`, or `RUN`, the output folder of a launch.
 
     A file in the folder of the run that made it has that run's knowledge as well.
-    Errors: ConfigError for what is no such thing; ValueError for a file that cannot be read, or is of no network that
-    enlarges an image.
+    Errors: ConfigError for what is no such thing, cannot be read, or is of no network that enlarges an image.
     """
-    path, name, input_range = _parse(word)
-    metadata = read_metadata(path)
+    given = weight_file(word)
+    try:
+        return _with_its_run(_alone(given))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _alone(given: TeacherFile) -> Source:
+    """What the file itself tells. Errors: ValueError."""
+    path, metadata = given.path, read_metadata(given.path)
     if is_aggregator(path):
-        raise ConfigError(
+        raise ValueError(
             f"{path}: {metadata['network']!r} is an aggregator, which makes one image of several and cannot be used "
             "without its teachers; give a student or a teacher"
         )
-    source = Source(
+    return Source(
         path,
         digest_file(path),
-        name,
-        load_network(path, input_range=input_range),
+        given.name,
+        load_network(path, input_range=given.input_range),
         read_state_dict(path),
         metadata,
         title=path.stem,
     )
-    return _with_its_run(source)
-
-
-def _parse(word: str) -> tuple[Path, str, float | None]:
-    """(file, name, declared range of values)."""
-    folder = Path(word)
-    if folder.is_dir():
-        if not (folder / STUDENT_FILE).is_file():
-            raise ConfigError(
-                f"{word}: there is no {STUDENT_FILE} in it; expected a finished run, which the same `mtkd launch` "
-                "makes of one that is half done, or a weight file"
-            )
-        return folder / STUDENT_FILE, folder.resolve().name, None
-    try:
-        spec = parse_teacher(word)
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
-    if spec.path is None:
-        raise ConfigError(f"{word!r} is a network without weights; give a weight file, or train it with mtkd launch")
-    if not spec.path.is_file():
-        beside = [other.name for other in spec.path.parent.iterdir()] if spec.path.parent.is_dir() else []
-        raise ConfigError(
-            f"{str(spec.path)!r}: there is no such file or folder; expected the output of a launch, or a weight file."
-            f"{nearest(spec.path.name, beside)}"
-        )
-    return spec.path, spec.name, spec.input_range
 
 
 def _with_its_run(source: Source) -> Source:
@@ -131,7 +112,7 @@ def _with_its_run(source: Source) -> Source:
     made = manifest.read(run / STAGE)
     why = None
     if made is None or here not in made.outputs:
-        why = "the file does not lie in the folder of a run that made it"
+        why = _why_alone(source.file.parent)
     elif made.outputs[here] != source.digest:
         why = f"{here} is not the file any more that the run in {run} made"
     if made is None or why is not None:
@@ -150,6 +131,14 @@ def _with_its_run(source: Source) -> Source:
     if name == source.title:  # nobody gave it one
         name = f"{run.resolve().name}{source.title.removeprefix(title_of(MAIN))}"
     return replace(source, name=name, config=config, photographs=photographs, scores=scores, unknown=unknown)
+
+
+def _why_alone(folder: Path) -> str:
+    """`folder`: where a file lies that is no student of a run there."""
+    made = manifest.read(folder)
+    if made is not None and made.stage.startswith("teachers/"):
+        return "the file is a teacher of its run, and these are told of students only"
+    return "the file does not lie in the folder of a run that made it"
 
 
 def _config(run: Path, made: Manifest) -> Config | None:
@@ -185,7 +174,7 @@ def _scores(run: Path, source: Source) -> tuple[Mapping[str, Any], ...]:
 
 def file_stem(name: str, scale: int) -> str:
     """`4x-NAME`, as the catalogue OpenModelDB wants its models to be called: letters, digits and hyphens."""
-    words = re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-")
+    words = re.sub(r"[^A-Za-z0-9]+", "-", without_accents(name)).strip("-")
     for said in (rf"^(?:{scale}x|x{scale})(?:-|$)", rf"(?:^|-)(?:{scale}x|x{scale})$"):
         words = re.sub(said, "", words)
     return f"{scale}x-{words or 'model'}"

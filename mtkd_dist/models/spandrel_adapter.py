@@ -164,15 +164,15 @@ def recognise(state_dict: Mapping[str, Tensor], source: str) -> SpandrelNetwork:
             descriptor = ModelLoader().load_from_state_dict(dict(state_dict))
     except UnsupportedModelError:
         raise ValueError(
-            f"{source}: unknown architecture; its {len(state_dict)} keys begin with {_first_keys(state_dict)}. "
+            f"{source}: unknown architecture; {_keys_in_words(state_dict)}. "
             f"{describe_closest(state_dict, MAIN_REGISTRY)} "
             f"Known: our own files, EDSR, RLFN, and through spandrel {known}. "
             "Files of fused (deployed) variants have other keys: give the training checkpoint instead"
         ) from None
     except Exception as error:  # each architecture infers its sizes in its own way and fails with its own errors
         raise ValueError(
-            f"{source}: spandrel took it for a known architecture but could not load it; its {len(state_dict)} keys "
-            f"begin with {_first_keys(state_dict)}. {type(error).__name__}: {' '.join(str(error).split())}"
+            f"{source}: spandrel took it for a known architecture but could not load it; "
+            f"{_keys_in_words(state_dict)}. {type(error).__name__}: {' '.join(str(error).split())}"
         ) from error
     if not isinstance(descriptor, ImageModelDescriptor) or descriptor.scale < 2:
         raise ValueError(
@@ -262,5 +262,6 @@ def _mask_beside(attention: nn.Module, window: int, shift: int, size: tuple[int,
     return region_mask(size, window, shift, attention.get_parameter("qkv.weight").device)
 
 
-def _first_keys(state_dict: Mapping[str, Tensor]) -> str:
-    return ", ".join(list(state_dict)[:8])
+def _keys_in_words(state_dict: Mapping[str, Tensor]) -> str:
+    keys = list(state_dict)
+    return f"its {len(keys)} keys begin with {', '.join(keys[:8])}" if keys[1:] else f"its only key is {keys[0]}"

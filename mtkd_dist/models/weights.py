@@ -25,6 +25,10 @@ from mtkd_dist.models.spandrel_adapter import recognise
 
 _WRAPPERS = ("params_ema", "params", "state_dict", "model")
 _LISTED_KEYS = 5
+_PROGRAMS = {".onnx": "an ONNX file", ".pt2": "a program of torch.export"}
+"""Ending -> what `mtkd export` writes beside the weights, and what holds a network's code instead."""
+_TORCH_STARTS = (b"PK", b"\x80")
+"""What a file of torch.save begins with: an archive, or a pickle before torch 1.6."""
 
 
 class WeightsMismatch(ValueError):
@@ -259,17 +263,35 @@ def _build_for(
 def _read(path: Path) -> object:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such file")
+    if path.suffix in _PROGRAMS:
+        raise ValueError(f"{path}: {_PROGRAMS[path.suffix]} is no weight file; {_weights_beside(path)}")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        return torch.load(path, weights_only=True, map_location="cpu")
+        if _begins_with(path, _TORCH_STARTS):
+            return torch.load(path, weights_only=True, map_location="cpu")
     except pickle.UnpicklingError as error:
         raise ValueError(
-            f"{path}: refused, because reading it would run code that the file holds (it is more than weights), "
-            "or it is no torch file. Save `model.state_dict()` alone, best as .safetensors"
+            f"{path}: refused, because reading it would run code that the file holds (it is more than weights). "
+            "Save `model.state_dict()` alone, best as .safetensors"
         ) from error
     except Exception as error:  # torch and safetensors raise many types for a file that is cut short or of another kind
         raise ValueError(f"{path}: not a readable weights file: {type(error).__name__}: {error}") from error
+    raise ValueError(
+        f"{path}: this is no weight file; expected safetensors, or what torch.save writes (.pth, .pt, .ckpt)"
+    )
+
+
+def _weights_beside(path: Path) -> str:
+    weights = path.with_suffix(".safetensors")
+    if weights.is_file():
+        return f"give {weights}, which lies beside it"
+    return f"give the {weights.name} that `mtkd export --formats safetensors` writes"
+
+
+def _begins_with(path: Path, starts: tuple[bytes, ...]) -> bool:
+    with path.open("rb") as file:
+        return file.read(max(map(len, starts))).startswith(starts)
 
 
 def _kind(value: object) -> str:

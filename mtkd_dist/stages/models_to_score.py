@@ -1,16 +1,18 @@
-"""`MODEL...` of the evaluation command: weight files of any origin, aggregators of ours, and the word `bicubic`."""
+"""`MODEL...` of the evaluation command: weight files of any origin, runs, aggregators of ours, the word `bicubic`."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from mtkd_dist.config.load import ConfigError, nearest
 from mtkd_dist.models import count_params, is_aggregator, load_network, read_metadata
 from mtkd_dist.pools.evaluate import BICUBIC, ENSEMBLE_MARK, EvaluateJob, Extra, Merged
 from mtkd_dist.pools.teacher_worker import TeacherFile
 from mtkd_dist.stages.scores import About
+from mtkd_dist.stages.student_file import weights_at
 from mtkd_dist.stages.teacher_spec import parse_teacher
 
 
@@ -26,7 +28,7 @@ class Candidate:
 
 
 def read_models(words: Sequence[str]) -> list[Candidate]:
-    """`FILE[:name=X,input_range=255]` or `bicubic`, which gives no candidate -> networks as given, then aggregators.
+    """What `weight_file` takes, or `bicubic`, which gives no candidate -> networks as given, then aggregators.
 
     Errors: ConfigError naming file, what was found and the remedy.
     """
@@ -62,24 +64,28 @@ def about_models(candidates: Sequence[Candidate]) -> dict[str, About]:
 
 
 def weight_file(word: str, or_word: str | None = None) -> TeacherFile:
-    """`FILE[:name=X,input_range=255]`, with the path as the user wrote it.
+    """`FILE[:name=X,input_range=255]`, with the path as the user wrote it; in the place of FILE also RUN, the folder of
+    a finished run, whose student has its name.
 
-    Errors: ConfigError where there is no such file; `or_word` might have been meant instead.
+    Errors: ConfigError where there is no such file or no student in it; `or_word` might have been meant instead.
     """
+    if Path(word).is_dir():  # also where it is called as a network is
+        return TeacherFile(Path(word).resolve().name, weights_at(Path(word)), None)
     try:
         spec = parse_teacher(word)
     except ValueError as error:
         raise ConfigError(str(error)) from None
     if spec.path is None:
         raise ConfigError(f"{word!r} is a network without weights; give a weight file, or train it with mtkd launch")
-    if not spec.path.is_file():
+    path = weights_at(spec.path)
+    if not path.is_file():
         beside = [other.name for other in spec.path.parent.iterdir()] if spec.path.parent.is_dir() else []
         raise ConfigError(
-            f"{str(spec.path)!r}: there is no such file; expected a weight file"
-            f"{f' or the word {or_word}' if or_word else ''}."
+            f"{str(spec.path)!r}: there is no such file or folder; expected a weight file"
+            f"{', the word ' + or_word if or_word else ''} or the folder of a finished run."
             f"{nearest(spec.path.name, [*beside, or_word] if or_word else beside)}"
         )
-    return TeacherFile(spec.name, spec.path, spec.input_range)
+    return TeacherFile(spec.name, path, spec.input_range)
 
 
 def _refuse_equal_names(files: Sequence[TeacherFile]) -> None:

@@ -54,6 +54,8 @@ def write_report(run: Path, file: Path) -> None:
 
 def gather(run: Path) -> Facts:
     """Errors: ValueError as `write_report`."""
+    if not run.is_dir():
+        raise ValueError(f"{run} is no folder; expected the output folder of a launch")
     settings_text = _text(run / CONFIG)
     settings = _settings(run / CONFIG, settings_text)
     found = list(_stages(run, settings))

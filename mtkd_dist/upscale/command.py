@@ -65,7 +65,7 @@ def parser() -> argparse.ArgumentParser:
     group = parser.add_argument_group()  # what to enlarge and how, in one list
     add = group.add_argument
     add("inputs", nargs="+", metavar="IN", help="files, folders (with subfolders) and patterns")
-    add("--model", required=True, metavar="FILE", help="weight file, FILE[:input_range=255]")
+    add("--model", required=True, metavar="FILE", help="RUN, or FILE[:input_range=255]")
     add("--output", required=True, type=Path, metavar="DIR", help="where to; keeps the structure of folders")
     add("--format", choices=[*FORMATS], metavar="NAME", help="png, jpg, webp or tif; default: as each file is")
     add("--suffix", default="", metavar="TEXT", help="goes between name and ending, such as _x4")
