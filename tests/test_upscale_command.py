@@ -11,7 +11,7 @@ from PIL import Image
 
 from mtkd_dist import cli
 from mtkd_dist.habits import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE
-from mtkd_dist.pictures import Picture, read_picture, write_picture
+from mtkd_dist.pictures import Picture, Upscaler, read_picture, write_picture
 from mtkd_dist.upscale import command
 from tests.nets import make_aggregator, make_teacher, nearest_teacher, write_photos
 
@@ -163,13 +163,27 @@ def test_a_broken_file_is_named_at_the_end_and_the_others_are_done(
     assert screen.err.startswith(f"error: {photos}/sub/00.png: not a readable image")
 
 
-def test_a_picture_that_the_format_cannot_hold_is_named_by_its_own_name(
-    model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("shape", "format", "found"),
+    [
+        ((8, 8, 4), "jpg", "transparent pixels, which .jpg cannot hold"),
+        ((2, 8192, 3), "webp", "16384x4 pixels, and .webp ends at 16383 on each side"),
+    ],
+)
+def test_a_picture_that_the_format_cannot_hold_is_named_before_it_is_enlarged(
+    shape: tuple[int, ...],
+    format: str,
+    found: str,
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    write_picture(tmp_path / "clear.png", Picture(np.full((8, 8, 4), 100, np.uint8)), "png")
-    flags = ("--model", model, "--output", tmp_path / "out", "--format", "jpg")
-    assert run(tmp_path / "clear.png", *flags) == EXIT_FAILED
-    assert f"{tmp_path}/clear.png: transparent pixels, which .jpg cannot hold" in capfd.readouterr().err
+    write_picture(tmp_path / "given.png", Picture(np.full(shape, 100, np.uint8)), "png")
+    monkeypatch.setattr(Upscaler, "__call__", None)
+    flags = ("--model", model, "--output", tmp_path / "out", "--format", format)
+    assert run(tmp_path / "given.png", *flags) == EXIT_FAILED
+    assert f"{tmp_path}/given.png: {found}" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(

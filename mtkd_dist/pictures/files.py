@@ -130,7 +130,8 @@ def write_picture(path: str | os.PathLike[str], picture: Picture, format: str, q
         ImageError: where the format cannot hold the picture. OSError where the folder cannot be written to.
     """
     path, kind = Path(path), FORMATS[format]
-    image = _encoded(_fitted(picture, kind, path))
+    check_fits(path, picture, format)
+    image = _encoded(_fitted(picture, kind))
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         temporary.touch()  # whose error says in words what is wrong with the folder
@@ -140,6 +141,21 @@ def write_picture(path: str | os.PathLike[str], picture: Picture, format: str, q
         raise OSError(f"{path} cannot be written: {' '.join(str(error).split())}") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_fits(path: str | os.PathLike[str], picture: Picture, format: str, scale: int = 1) -> None:
+    """That a format holds a picture, once it is `scale` times as wide and as high; `path` is for the error.
+
+    Raises:
+        ImageError: for a side that is too long, or transparent pixels where there is no alpha.
+    """
+    kind, pixels = FORMATS[format], picture.pixels
+    height, width = (scale * side for side in pixels.shape[:2])
+    if max(height, width) > kind.side:
+        found = f"{width}x{height} pixels, and {kind.suffix} ends at {kind.side} on each side"
+        raise ImageError(path, found, "take --format png")
+    if picture.has_alpha and not kind.alpha and pixels[..., -1].min() < np.iinfo(pixels.dtype).max:
+        raise ImageError(path, f"transparent pixels, which {kind.suffix} cannot hold", "take --format png or webp")
 
 
 def _check(image: pyvips.Image, path: Path) -> None:
@@ -164,18 +180,12 @@ def _decoded(image: pyvips.Image) -> Picture:
     return Picture(pixels, notes, (image.xres, image.yres))
 
 
-def _fitted(picture: Picture, kind: Format, path: Path) -> Picture:
-    """As much of the picture as the format holds. Errors: ImageError where that would be another picture."""
+def _fitted(picture: Picture, kind: Format) -> Picture:
+    """As much of a picture as a format holds that `check_fits` has let pass."""
     pixels, notes = picture.pixels, dict(picture.notes)
-    height, width, channels = pixels.shape
-    if max(height, width) > kind.side:
-        found = f"{width}x{height} pixels, and {kind.suffix} ends at {kind.side} on each side"
-        raise ImageError(path, found, "take --format png")
     if picture.has_alpha and not kind.alpha:
-        if pixels[..., -1].min() < np.iinfo(pixels.dtype).max:
-            raise ImageError(path, f"transparent pixels, which {kind.suffix} cannot hold", "take --format png or webp")
         pixels = pixels[..., :-1]
-    if channels <= 2 and not kind.grey:
+    if picture.pixels.shape[2] <= 2 and not kind.grey:
         pixels = np.concatenate([pixels[..., :1].repeat(3, -1), pixels[..., 1:]], -1)
         notes.pop(_PROFILE, None)  # of grey
     if pixels.dtype == np.uint16 and not kind.deep:

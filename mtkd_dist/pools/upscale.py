@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from mtkd_dist.data import ImageError
-from mtkd_dist.pictures import load_upscaler, read_picture, write_picture
+from mtkd_dist.pictures import check_fits, load_upscaler, read_picture, write_picture
 from mtkd_dist.pictures.memory import SHARE
 from mtkd_dist.pictures.upscaler import Progress
 from mtkd_dist.pools.device import pick_device, use_threads
@@ -116,6 +116,7 @@ class _Upscaling:
 
     def _upscale(self, file: PictureFile, progress: Progress) -> None:
         picture = read_picture(file.source)
+        check_fits(file.target, picture, file.format, self._upscaler.scale)  # before hours of work, not after
         larger = dataclasses.replace(picture, pixels=self._upscaler(picture.pixels, progress))
         if not self._job.overwrite and file.target.exists():
             raise FileExistsError(f"{file.target} was written by somebody else meanwhile; it was left as it is")
