@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mtkd_dist.data.images import ImageError, read_image
+from mtkd_dist.pictures.resolution import forget_resolution, is_said, jfif, resolution_of, with_resolution
 
 QUALITY = 95
 """Of JPEG and WebP, 1 to 100."""
@@ -35,8 +36,8 @@ class Picture:
     """(H,W,C): grey, grey and alpha, RGB, or RGB and alpha; upright."""
     notes: Mapping[str, bytes | str] = field(default_factory=dict)
     """Colour profile and EXIF, by libvips's names."""
-    pixels_per_mm: tuple[float, float] = (1.0, 1.0)
-    """Across and down, as printed; 1 where nobody said."""
+    pixels_per_mm: tuple[float, float] | None = None
+    """Across and down, as printed; None where nobody said."""
 
     @property
     def has_alpha(self) -> bool:
@@ -58,10 +59,13 @@ class Format(NamedTuple):
 def _save_png(image: pyvips.Image, path: str, quality: int) -> None:
     # A filter makes photographs smaller by a third; the strongest compression would take ten times as long for 1 %.
     image.pngsave(path, compression=6, filter="paeth", keep=_keep(image))
+    if not is_said(image):
+        forget_resolution(path)
 
 
 def _save_jpeg(image: pyvips.Image, path: str, quality: int) -> None:
-    image.jpegsave(path, Q=quality, subsample_mode="off", keep=_keep(image))
+    data = image.jpegsave_buffer(Q=quality, subsample_mode="off", keep=_keep(image))
+    Path(path).write_bytes(data[:2] + jfif(image) + data[2:])
 
 
 def _save_webp(image: pyvips.Image, path: str, quality: int) -> None:
@@ -109,7 +113,7 @@ def read_picture(path: str | os.PathLike[str]) -> Picture:
     try:
         image = pyvips.Image.new_from_buffer(data, "", memory=True, fail_on="error")
         _check(image, path)
-        return _decoded(image.autorot())
+        return _decoded(image.autorot(), resolution_of(image, data))
     except pyvips.Error as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         found = f"not a readable image ({lines[1] if len(lines) > 1 else lines[0]}; {len(data)} bytes)"
@@ -174,10 +178,10 @@ def _check(image: pyvips.Image, path: Path) -> None:
         raise ImageError(path, f"{found}, not 8- or 16-bit grey or RGB", mend)
 
 
-def _decoded(image: pyvips.Image) -> Picture:
+def _decoded(image: pyvips.Image, resolution: tuple[float, float] | None) -> Picture:
     notes = {name: image.get(name) for name in image.get_fields() if name.startswith("exif-") or name == _PROFILE}
     pixels = image.numpy().reshape(image.height, image.width, image.bands)
-    return Picture(pixels, notes, (image.xres, image.yres))
+    return Picture(pixels, notes, resolution)
 
 
 def _fitted(picture: Picture, kind: Format) -> Picture:
@@ -197,7 +201,7 @@ def _encoded(picture: Picture) -> pyvips.Image:
     pixels = picture.pixels
     names = ("grey16", "rgb16") if pixels.dtype == np.uint16 else ("b-w", "srgb")
     image = pyvips.Image.new_from_array(np.ascontiguousarray(pixels), interpretation=names[pixels.shape[2] > 2])
-    image = image.copy(xres=picture.pixels_per_mm[0], yres=picture.pixels_per_mm[1])
+    image = with_resolution(image, picture.pixels_per_mm)
     for name, value in picture.notes.items():
         kind = pyvips.GValue.blob_type if isinstance(value, bytes) else pyvips.GValue.gstr_type
         image.set_type(kind, name, value)
