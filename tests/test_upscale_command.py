@@ -193,6 +193,8 @@ def test_a_picture_that_the_format_cannot_hold_is_named_before_it_is_enlarged(
         (["photos", "--model", "gone.pth", "--output", "out"], ["'gone.pth'", "weight file"]),
         (["photos", "--model", "edsr", "--output", "out"], ["'edsr'", "without weights"]),
         (["photos", "--model", "MODEL"], ["--output"]),
+        (["photos", "--model", "MODEL", "--output", ""], ["--output", "'' is no folder", "variable"]),
+        (["", "--model", "MODEL", "--output", "out"], ["'' is no file", "variable"]),
         (["--model", "MODEL", "--output", "out"], ["IN"]),
         (["photos", "--model", "MODEL", "--output", "out", "--tile", "8"], ["--tile", "160"]),
         (["photos", "--model", "MODEL", "--output", "out", "--quality", "101"], ["--quality", "1 to 100"]),

@@ -65,7 +65,7 @@ def parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("inputs", nargs="+", metavar="IN", help="files, folders (with subfolders) and patterns")
     add("--model", required=True, metavar="FILE", help="weight file, FILE[:input_range=255]")
-    add("--output", required=True, type=Path, metavar="DIR", help="where to; keeps the structure of folders")
+    add("--output", required=True, type=_folder, metavar="DIR", help="where to; keeps the structure of folders")
     add("--format", choices=[*FORMATS], metavar="NAME", help="png, jpg, webp or tif; default: as each file is")
     add("--suffix", default="", metavar="TEXT", help="goes between name and ending, such as _x4")
     add("--quality", type=_between(1, 100), default=QUALITY, metavar="N", help=f"of JPEG and WebP (default: {QUALITY})")
@@ -76,6 +76,12 @@ def parser() -> argparse.ArgumentParser:
     add("--tile", type=_between(SMALLEST, 1 << 20), metavar="N", help="side of tiles in pixels; default: what fits")
     add("--workers", type=_between(1, 1 << 20), metavar="N", help="default: one a GPU or core, if there are many")
     return parser
+
+
+def _folder(text: str) -> Path:
+    if not text.strip():  # Path("") is the current folder
+        raise argparse.ArgumentTypeError(f"{text!r} is no folder; is a variable of the shell not set?")
+    return Path(text)
 
 
 def _between(least: int, most: int) -> Callable[[str], int]:

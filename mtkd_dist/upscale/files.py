@@ -33,6 +33,8 @@ def pictures_in(words: Sequence[str], output: Path) -> dict[Path, Path]:
 
 
 def _files(word: str, output: Path) -> Iterable[tuple[Path, Path]]:
+    if not word.strip():  # Path("") is the current folder
+        raise ConfigError(f"{word!r} is no file, folder or pattern; is a variable of the shell not set?")
     path = Path(word)
     if path.is_dir():
         return _below(path, image_files(path), output)
