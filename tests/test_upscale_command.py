@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -231,22 +232,60 @@ def test_an_aggregator_is_refused(photos: Path, tmp_path: Path, capfd: pytest.Ca
     assert not (tmp_path / "out").exists()
 
 
-def test_an_interrupt_keeps_what_is_done_and_says_how_to_go_on(
-    photos: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    before, out = command.upscale_here, tmp_path / "out"
+@contextmanager
+def interrupted_after_one() -> Iterator[None]:
+    before = command.upscale_here
 
     def interrupted(job: object, files: object, progress: object) -> Iterator[str | None]:
         yield next(before(job, files, progress))  # type: ignore[arg-type]
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(command, "upscale_here", interrupted)
-    assert run(photos, "--model", model, "--output", out) == EXIT_INTERRUPTED
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(command, "upscale_here", interrupted)
+        yield
+
+
+def test_an_interrupt_keeps_what_is_done_and_says_how_to_go_on(
+    photos: Path, model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    with interrupted_after_one():
+        assert run(photos, "--model", model, "--output", out) == EXIT_INTERRUPTED
     assert "1 of 3 pictures are done; the same command with --skip-existing goes on" in capfd.readouterr().err
     assert names(out) == ["00.png"]
-    monkeypatch.undo()
     assert run(photos, "--model", model, "--output", out, "--skip-existing") == EXIT_OK
     assert names(out) == ["00.png", "sub/00.png", "sub/01.png"]
+
+
+def test_what_was_begun_in_the_folder_of_the_pictures_goes_on_as_the_interrupt_says(photos: Path, model: Path) -> None:
+    flags = (photos, "--model", model, "--output", photos, "--suffix", "_x2")
+    with interrupted_after_one():
+        assert run(*flags) == EXIT_INTERRUPTED
+    assert run(*flags, "--skip-existing") == EXIT_OK
+    expected = ["00.png", "00_x2.png", "sub/00.png", "sub/00_x2.png", "sub/01.png", "sub/01_x2.png"]
+    assert names(photos) == expected
+
+
+def test_what_was_begun_by_force_goes_on_as_the_interrupt_says(
+    photos: Path, model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    flags = (photos, "--model", model, "--output", tmp_path / "out")
+    with interrupted_after_one():
+        assert run(*flags, "--force") == EXIT_INTERRUPTED
+    assert "--skip-existing in place of --force goes on, and leaves older files" in capfd.readouterr().err
+    assert run(*flags, "--skip-existing") == EXIT_OK
+    assert names(tmp_path / "out") == ["00.png", "sub/00.png", "sub/01.png"]
+
+
+def test_an_input_is_not_written_over_by_force_because_it_looks_like_a_result(
+    photos: Path, model: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write_photos(photos, 1, side=12)[0].rename(photos / "00_x2.png")
+    write_photos(photos, 1, side=24)
+    before = (photos / "00_x2.png").read_bytes()
+    assert run(photos, "--model", model, "--output", photos, "--suffix", "_x2", "--force") == EXIT_USAGE
+    assert "00_x2.png, which is to be read" in capfd.readouterr().err
+    assert (photos / "00_x2.png").read_bytes() == before
 
 
 # Workers

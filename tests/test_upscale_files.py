@@ -8,7 +8,7 @@ import pytest
 
 from mtkd_dist.config.load import ConfigError
 from mtkd_dist.pools.upscale import PictureFile
-from mtkd_dist.upscale.files import check_targets, files_of, pictures_in
+from mtkd_dist.upscale.files import check_targets, files_of, pictures_in, without_results
 
 
 def touch(folder: Path, *names: str) -> None:
@@ -149,11 +149,25 @@ def test_an_input_is_never_written_over(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"a\.png would be written over .*a\.png, which is to be read"):
         check_targets([file(tmp_path / "a.png", tmp_path / "a.png")], overwrite=True)
     files = [file(tmp_path / "a.png", tmp_path / "a_x4.png"), file(tmp_path / "a_x4.png", tmp_path / "a_x4_x4.png")]
-    with pytest.raises(ConfigError, match=r"a_x4\.png, which is to be read; give another --output"):
+    with pytest.raises(ConfigError, match=r"a_x4\.png, which is to be read; give another --output, or leave one"):
         check_targets(files, overwrite=True)
     (tmp_path / "link").symlink_to(tmp_path)
     with pytest.raises(ConfigError, match="which is to be read"):
         check_targets([file(tmp_path / "a.png", tmp_path / "link" / "a.png")], overwrite=True)
+
+
+def test_what_another_file_becomes_is_a_result_and_no_input(tmp_path: Path) -> None:
+    names = {"a": "a_x4", "a_x4": "a_x4_x4", "b": "b_x4"}
+    files = [file(tmp_path / f"{source}.png", tmp_path / f"{target}.png") for source, target in names.items()]
+    assert [found.source.stem for found in without_results(files)] == ["a", "b"]
+    (tmp_path / "link").symlink_to(tmp_path)
+    linked = file(tmp_path / "a.png", tmp_path / "link" / "a_x4.png")
+    assert without_results([linked, files[1]]) == [linked]
+
+
+def test_a_file_that_would_become_itself_stays_an_input_to_be_refused(tmp_path: Path) -> None:
+    files = [file(tmp_path / "a.png", tmp_path / "a.png")]
+    assert without_results(files) == files
 
 
 def test_what_is_there_is_written_over_only_on_request(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from mtkd_dist.report.counter import Advance, counter
 from mtkd_dist.report.screen import even_if_quiet
 from mtkd_dist.stages.inputs import fetched_weights
 from mtkd_dist.stages.models_to_score import weight_file
-from mtkd_dist.upscale.files import check_targets, existing, files_of, pictures_in
+from mtkd_dist.upscale.files import check_targets, existing, files_of, pictures_in, without_results
 
 FEW = 16
 """Of fewer pictures than this, Ray would take longer to start than it saves."""
@@ -103,6 +103,7 @@ def _upscale(flags: argparse.Namespace, console: Console) -> dict[str, Any]:
     model = weight_file(fetched_weights(flags.model, tell))
     upscaler = load_upscaler(model.path, input_range=model.input_range)
     files = files_of(pictures_in(flags.inputs, flags.output), flags.output, flags.format, flags.suffix)
+    files = files if flags.force else without_results(files)
     check_targets(files, flags.force or flags.skip_existing)
     _check_writable(flags.output)
     done_before = set(existing(files)) if flags.skip_existing else set()
@@ -120,12 +121,16 @@ def _upscale(flags: argparse.Namespace, console: Console) -> dict[str, Any]:
                 failed += [error] if error is not None else []
         except KeyboardInterrupt:
             many = f"{len(written)} of {len(files)} pictures"
-            raise KeyboardInterrupt(
-                f"Interrupted. {many} are done; the same command with --skip-existing goes on."
-            ) from None
+            raise KeyboardInterrupt(f"Interrupted. {many} are done; {_how_to_go_on(flags.force)}.") from None
     with even_if_quiet(console):
         tell(f"done      {len(written)} of {len(files)} pictures")
     return {"written": written, "failed": failed, "there_before": sorted(map(str, done_before))}
+
+
+def _how_to_go_on(forced: bool) -> str:
+    if forced:
+        return "the same command with --skip-existing in place of --force goes on, and leaves older files as they are"
+    return "the same command with --skip-existing goes on"
 
 
 def _results(

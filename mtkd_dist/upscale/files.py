@@ -98,6 +98,16 @@ def _can_be_written(place: Path) -> bool:
     return is_image_name(place.name) and (place.suffix.lower() == ".png" or format_of(place) != "png")
 
 
+def without_results(files: Sequence[PictureFile]) -> list[PictureFile]:
+    """Those that no other file becomes: where the output folder is that of the input, these are earlier results.
+
+    Not for a command that writes over what is there: they might be pictures of somebody, too.
+    """
+    becomes = {os.path.realpath(file.source): os.path.realpath(file.target) for file in files}
+    results = {target for source, target in becomes.items() if target != source}
+    return [file for file in files if os.path.realpath(file.source) not in results]
+
+
 def check_targets(files: Sequence[PictureFile], overwrite: bool) -> None:
     """Nothing that is there is written over, unless it is meant to be; an input never.
 
@@ -114,9 +124,10 @@ def check_targets(files: Sequence[PictureFile], overwrite: bool) -> None:
             )
         taken[target] = file.source
         if target in sources:
+            mend = "or --suffix _large" if sources[target] == file.source else "or leave one of them out"
             raise ConfigError(
                 f"{file.source} would be written over {sources[target]}, which is to be read; give another --output, "
-                "or --suffix _large"
+                f"{mend}"
             )
         if file.target.is_dir():
             raise ConfigError(f"{file.source} would become {file.target}, which is a folder; give another --output")
