@@ -25,7 +25,7 @@ from mtkd_dist.pools.cluster import cluster, sigterm_as_interrupt
 from mtkd_dist.pools.photo_workers import worker_count
 from mtkd_dist.pools.upscale import PictureFile, UpscaleJob, upscale_here, upscale_on_workers
 from mtkd_dist.report.counter import Advance, counter
-from mtkd_dist.report.screen import even_if_quiet
+from mtkd_dist.report.screen import even_if_quiet, say
 from mtkd_dist.stages.inputs import fetched_weights
 from mtkd_dist.stages.models_to_score import weight_file
 from mtkd_dist.upscale.files import check_targets, existing, files_of, pictures_in, without_results
@@ -50,7 +50,7 @@ def _main(words: list[str], habits: Habits) -> Result:
     with habits.scratch_log("upscale") as console:
         document = _upscale(flags, console)
     for text in document["failed"]:
-        print(f"error: {text}", file=sys.stderr)
+        say(f"error: {text}", sys.stderr)
     return Result(document, EXIT_FAILED if document["failed"] else EXIT_OK)
 
 
