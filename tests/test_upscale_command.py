@@ -13,6 +13,7 @@ from PIL import Image
 from mtkd_dist import cli
 from mtkd_dist.habits import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE
 from mtkd_dist.pictures import Picture, Upscaler, read_picture, write_picture
+from mtkd_dist.pools.upscale import Failure
 from mtkd_dist.upscale import command
 from tests.nets import make_aggregator, make_teacher, nearest_teacher, write_photos
 
@@ -135,7 +136,7 @@ def test_an_output_that_appears_meanwhile_is_left_as_it_is(
     out = tmp_path / "out"
     before = command.upscale_here
 
-    def late(job: object, files: object, progress: object) -> Iterator[str | None]:
+    def late(job: object, files: object, progress: object) -> Iterator[Failure | None]:
         (out / "00.png").write_text("precious")
         return before(job, files, progress)  # type: ignore[arg-type]
 
@@ -162,6 +163,17 @@ def test_a_broken_file_is_named_at_the_end_and_the_others_are_done(
     assert "2 of 3 pictures" in screen.out
     assert len(screen.err.splitlines()) == 1
     assert screen.err.startswith(f"error: {photos}/sub/00.png: not a readable image")
+
+
+def test_debug_shows_the_traceback_of_a_broken_file(
+    photos: Path, model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    spoil(photos / "sub" / "00.png")
+    assert run(photos, "--model", model, "--output", tmp_path / "out", "--debug") == EXIT_FAILED
+    traceback, _, error = capfd.readouterr().err.rpartition("error: ")
+    assert traceback.startswith("Traceback (most recent call last):\n")
+    assert "in read_picture" in traceback
+    assert error.startswith(f"{photos}/sub/00.png: not a readable image")
 
 
 @pytest.mark.parametrize(
@@ -236,7 +248,7 @@ def test_an_aggregator_is_refused(photos: Path, tmp_path: Path, capfd: pytest.Ca
 def interrupted_after_one() -> Iterator[None]:
     before = command.upscale_here
 
-    def interrupted(job: object, files: object, progress: object) -> Iterator[str | None]:
+    def interrupted(job: object, files: object, progress: object) -> Iterator[Failure | None]:
         yield next(before(job, files, progress))  # type: ignore[arg-type]
         raise KeyboardInterrupt
 

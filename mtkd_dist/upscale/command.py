@@ -23,7 +23,7 @@ from mtkd_dist.pictures.files import QUALITY
 from mtkd_dist.pictures.tiles import SMALLEST
 from mtkd_dist.pools.cluster import cluster, sigterm_as_interrupt
 from mtkd_dist.pools.photo_workers import worker_count
-from mtkd_dist.pools.upscale import PictureFile, UpscaleJob, upscale_here, upscale_on_workers
+from mtkd_dist.pools.upscale import Failure, PictureFile, UpscaleJob, upscale_here, upscale_on_workers
 from mtkd_dist.report.counter import Advance, counter
 from mtkd_dist.report.screen import even_if_quiet, say
 from mtkd_dist.stages.inputs import fetched_weights
@@ -48,10 +48,11 @@ def _main(words: list[str], habits: Habits) -> Result:
     flags = parser().parse_args(words)
     # What Ray, libvips and workers print is no matter of the screen.
     with habits.scratch_log("upscale") as console:
-        document = _upscale(flags, console)
-    for text in document["failed"]:
-        say(f"error: {text}", sys.stderr)
-    return Result(document, EXIT_FAILED if document["failed"] else EXIT_OK)
+        document, failures = _upscale(flags, console)
+    for failure in failures:
+        more = failure.traceback if habits.debug else ""
+        say(f"{more}error: {failure.text}", sys.stderr)
+    return Result(document, EXIT_FAILED if failures else EXIT_OK)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -94,8 +95,8 @@ def _between(least: int, most: int) -> Callable[[str], int]:
     return number
 
 
-def _upscale(flags: argparse.Namespace, console: Console) -> dict[str, Any]:
-    """Returns what is written, and what went wrong with single pictures.
+def _upscale(flags: argparse.Namespace, console: Console) -> tuple[dict[str, Any], list[Failure]]:
+    """What `--json` prints, and what went wrong with single pictures.
 
     Errors: ConfigError; ValueError for a model that cannot be used; KeyboardInterrupt that says what is done.
     """
@@ -112,19 +113,20 @@ def _upscale(flags: argparse.Namespace, console: Console) -> dict[str, Any]:
     tell(f"model     {model.path}: x{upscaler.scale}, on {upscaler.device.type}")
     before = f" ({len(done_before)} more are there already)" if done_before else ""
     tell(f"pictures  {len(files)} to {flags.output}{before}")
-    written, failed = list[str](), list[str]()
+    written, failures = list[str](), list[Failure]()
     # Closed here: Ray must end while what it prints still goes to the log, also after Ctrl-C.
     with counter(console, "pictures", len(files)) as advance, closing(_results(job, files, flags, advance)) as results:
         try:
-            for file, error in results:
-                written += [str(file.target)] if error is None else []
-                failed += [error] if error is not None else []
+            for file, failure in results:
+                written += [str(file.target)] if failure is None else []
+                failures += [failure] if failure is not None else []
         except KeyboardInterrupt:
             many = f"{len(written)} of {len(files)} pictures"
             raise KeyboardInterrupt(f"Interrupted. {many} are done; {_how_to_go_on(flags.force)}.") from None
     with even_if_quiet(console):
         tell(f"done      {len(written)} of {len(files)} pictures")
-    return {"written": written, "failed": failed, "there_before": sorted(map(str, done_before))}
+    failed = [failure.text for failure in failures]
+    return {"written": written, "failed": failed, "there_before": sorted(map(str, done_before))}, failures
 
 
 def _how_to_go_on(forced: bool) -> str:
@@ -135,21 +137,21 @@ def _how_to_go_on(forced: bool) -> str:
 
 def _results(
     job: UpscaleJob, files: Sequence[PictureFile], flags: argparse.Namespace, advance: Advance
-) -> Generator[tuple[PictureFile, str | None], None, None]:
+) -> Generator[tuple[PictureFile, Failure | None], None, None]:
     """Each with what went wrong with it, or None; in this process, unless Ray saves more than its start takes."""
     if not files:
         return
     if _workers(len(files), flags.workers) == 1:
         progress = _Progress(advance)
         with sigterm_as_interrupt():
-            for file, error in zip(files, upscale_here(job, files, progress), strict=True):
+            for file, failure in zip(files, upscale_here(job, files, progress), strict=True):
                 progress.next()
-                yield file, error
+                yield file, failure
         return
     with cluster(ClusterConfig(dashboard=False)) as resources, sigterm_as_interrupt():
-        for file, error in upscale_on_workers(job, files, resources, flags.workers):
+        for file, failure in upscale_on_workers(job, files, resources, flags.workers):
             advance()
-            yield file, error
+            yield file, failure
 
 
 def _workers(files: int, asked: int | None) -> int:
