@@ -215,6 +215,8 @@ def test_a_picture_that_the_format_cannot_hold_is_named_before_it_is_enlarged(
         (["photos", "--model", "MODEL", "--output", "out", "--force", "--skip-existing"], ["not allowed with"]),
         (["photos", "--model", "MODEL", "--output", "photos"], ["which is to be read", "--output"]),
         (["photos", "--model", "MODEL", "--output", "photos/00.png"], ["photos/00.png", "cannot be written"]),
+        (["photos", "--model", "MODEL", "--output", "out", "--suffix", "a/b"], ["--suffix", "'a/b'", "without '/'"]),
+        (["empty", "--model", "MODEL", "--output", "out"], ["no images in empty"]),
         (["photos/*.gif", "--model", "MODEL", "--output", "out"], ["matches no image"]),
     ],
 )
@@ -227,6 +229,7 @@ def test_wrong_usage_is_one_line_and_nothing_is_begun(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(photos.parent)
+    Path("empty").mkdir()
     before = names(photos)
     assert run(*[str(model) if word == "MODEL" else word for word in words]) == EXIT_USAGE
     error = capfd.readouterr().err
@@ -239,8 +242,18 @@ def test_wrong_usage_is_one_line_and_nothing_is_begun(
 
 def test_an_aggregator_is_refused(photos: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     aggregator = make_aggregator(tmp_path, [make_teacher(tmp_path, "a")])
-    assert run(photos, "--model", aggregator, "--output", tmp_path / "out") == EXIT_FAILED
+    assert run(photos, "--model", aggregator, "--output", tmp_path / "out") == EXIT_USAGE
     assert "is an aggregator" in capfd.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_that_is_no_network_is_refused(
+    photos: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("torn.pth", "torn.safetensors"):
+        (tmp_path / name).write_bytes(b"torn")
+        assert run(photos, "--model", tmp_path / name, "--output", tmp_path / "out") == EXIT_USAGE
+        assert f"error: {tmp_path}/{name}: " in capfd.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

@@ -102,7 +102,7 @@ def test_an_empty_word_is_not_the_current_folder(
 
 def test_a_folder_without_images_is_named(tmp_path: Path) -> None:
     touch(tmp_path, "set/notes.txt")
-    with pytest.raises(ValueError, match="no images in"):
+    with pytest.raises(ConfigError, match="no images in"):
         places(tmp_path, "set")
 
 

@@ -18,12 +18,13 @@ from rich.console import Console
 from mtkd_dist.config.load import ConfigError
 from mtkd_dist.config.tree import ClusterConfig
 from mtkd_dist.habits import EXIT_FAILED, EXIT_OK, Habits, Parser, Result, command
-from mtkd_dist.pictures import FORMATS, load_upscaler
+from mtkd_dist.pictures import FORMATS, Upscaler, load_upscaler
 from mtkd_dist.pictures.files import QUALITY
 from mtkd_dist.pictures.tiles import SMALLEST
 from mtkd_dist.pools.cluster import cluster, sigterm_as_interrupt
 from mtkd_dist.pools.photo_workers import worker_count
 from mtkd_dist.pools.upscale import Failure, PictureFile, UpscaleJob, upscale_here, upscale_on_workers
+from mtkd_dist.pools.teacher_worker import TeacherFile
 from mtkd_dist.report.counter import Advance, counter
 from mtkd_dist.report.screen import even_if_quiet, say
 from mtkd_dist.stages.inputs import fetched_weights
@@ -68,7 +69,7 @@ def parser() -> argparse.ArgumentParser:
     add("--model", required=True, metavar="FILE", help="weight file, FILE[:input_range=255]")
     add("--output", required=True, type=_folder, metavar="DIR", help="where to; keeps the structure of folders")
     add("--format", choices=[*FORMATS], metavar="NAME", help="png, jpg, webp or tif; default: as each file is")
-    add("--suffix", default="", metavar="TEXT", help="goes between name and ending, such as _x4")
+    add("--suffix", type=_suffix, default="", metavar="TEXT", help="goes between name and ending, such as _x4")
     add("--quality", type=_between(1, 100), default=QUALITY, metavar="N", help=f"of JPEG and WebP (default: {QUALITY})")
     there = parser.add_mutually_exclusive_group()
     there.add_argument("--force", action="store_true", help="write over what is there already")
@@ -85,6 +86,12 @@ def _folder(text: str) -> Path:
     return Path(text)
 
 
+def _suffix(text: str) -> str:
+    if os.sep in text:
+        raise argparse.ArgumentTypeError(f"{text!r} is no part of a file's name; expected one without {os.sep!r}")
+    return text
+
+
 def _between(least: int, most: int) -> Callable[[str], int]:
     def number(text: str) -> int:
         value = int(text)
@@ -98,11 +105,11 @@ def _between(least: int, most: int) -> Callable[[str], int]:
 def _upscale(flags: argparse.Namespace, console: Console) -> tuple[dict[str, Any], list[Failure]]:
     """What `--json` prints, and what went wrong with single pictures.
 
-    Errors: ConfigError; ValueError for a model that cannot be used; KeyboardInterrupt that says what is done.
+    Errors: ConfigError; KeyboardInterrupt that says what is done.
     """
     tell = functools.partial(console.print, markup=False, highlight=False, soft_wrap=True)
     model = weight_file(fetched_weights(flags.model, tell))
-    upscaler = load_upscaler(model.path, input_range=model.input_range)
+    upscaler = _loaded(model)
     files = files_of(pictures_in(flags.inputs, flags.output), flags.output, flags.format, flags.suffix)
     files = files if flags.force else without_results(files)
     check_targets(files, flags.force or flags.skip_existing)
@@ -127,6 +134,13 @@ def _upscale(flags: argparse.Namespace, console: Console) -> tuple[dict[str, Any
         tell(f"done      {len(written)} of {len(files)} pictures")
     failed = [failure.text for failure in failures]
     return {"written": written, "failed": failed, "there_before": sorted(map(str, done_before))}, failures
+
+
+def _loaded(model: TeacherFile) -> Upscaler:
+    try:
+        return load_upscaler(model.path, input_range=model.input_range)
+    except ValueError as error:  # nothing was begun: another model is to be given
+        raise ConfigError(str(error)) from None
 
 
 def _how_to_go_on(forced: bool) -> str:

@@ -20,7 +20,7 @@ def pictures_in(words: Sequence[str], output: Path) -> dict[Path, Path]:
     A file becomes one of its name. Of a folder, and of what a pattern's folders hold (those before its first wildcard),
     the structure is kept. What lies in an output folder below is left out: it was made by an earlier command.
 
-    Errors: ConfigError for a word that means nothing; ValueError for a folder without images.
+    Errors: ConfigError for a word that means no image.
     """
     places: dict[Path, Path] = {}
     seen: set[str] = set()
@@ -37,13 +37,20 @@ def _files(word: str, output: Path) -> Iterable[tuple[Path, Path]]:
         raise ConfigError(f"{word!r} is no file, folder or pattern; is a variable of the shell not set?")
     path = Path(word)
     if path.is_dir():
-        return _below(path, image_files(path), output)
+        return _below(path, _images_of(path), output)
     if path.exists():
         return [(path, Path(path.name))]
     if glob.has_magic(word):
         return _matches(word, output)
     beside = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
     raise ConfigError(f"{word!r}: there is no such file or folder.{nearest(path.name, beside)}")
+
+
+def _images_of(folder: Path) -> list[str]:
+    try:
+        return image_files(folder)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
 
 
 def _matches(pattern: str, output: Path) -> list[tuple[Path, Path]]:
