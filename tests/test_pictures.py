@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import pyvips
 import tifffile
 from PIL import Image, ImageCms
 
 from mtkd_dist.data import ImageError, read_image
-from mtkd_dist.pictures import Picture, format_of, read_picture, write_picture
+from mtkd_dist.pictures import Picture, files, format_of, read_picture, write_picture
 
 RNG = np.random.default_rng(7)
 PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -331,8 +332,15 @@ def test_what_is_no_picture_is_refused(tmp_path: Path) -> None:
 
 def test_a_file_that_would_unpack_to_a_huge_picture_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = through(tmp_path, Image.fromarray(smooth()), "png")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    refused(path, "too large (48x64 pixels)")
+    monkeypatch.setattr(files, "MOST_PIXELS", 48 * 64 - 1)
+    refused(path, "too large (48x64 pixels, expected 0 megapixels at most)")
+    monkeypatch.setattr(files, "MOST_PIXELS", 48 * 64)
+    read_picture(path)
+
+
+def test_the_largest_pictures_of_cameras_are_no_bombs(tmp_path: Path) -> None:
+    pyvips.Image.black(16320, 12240).jpegsave(str(tmp_path / "phone.jpg"))  # 200 megapixels
+    assert read_picture(tmp_path / "phone.jpg").pixels.shape == (12240, 16320, 1)
 
 
 # What cannot be written

@@ -247,9 +247,7 @@ def test_an_aggregator_is_refused(photos: Path, tmp_path: Path, capfd: pytest.Ca
     assert not (tmp_path / "out").exists()
 
 
-def test_a_file_that_is_no_network_is_refused(
-    photos: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_file_that_is_no_network_is_refused(photos: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     for name in ("torn.pth", "torn.safetensors"):
         (tmp_path / name).write_bytes(b"torn")
         assert run(photos, "--model", tmp_path / name, "--output", tmp_path / "out") == EXIT_USAGE

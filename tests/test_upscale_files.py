@@ -91,9 +91,7 @@ def test_a_word_that_means_nothing_is_named(tmp_path: Path, word: str, expected:
 
 
 @pytest.mark.parametrize("word", ["", " "])
-def test_an_empty_word_is_not_the_current_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word: str
-) -> None:
+def test_an_empty_word_is_not_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word: str) -> None:
     touch(tmp_path, "a.png")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match=rf"^'{word}' is no file, folder or pattern; is a variable of the shell not"):

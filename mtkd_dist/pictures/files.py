@@ -15,13 +15,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyvips
 from numpy.typing import NDArray
-from PIL import Image
 
 from mtkd_dist.data.images import ImageError, read_image
 from mtkd_dist.pictures.resolution import forget_resolution, is_said, jfif, resolution_of, with_resolution
 
 QUALITY = 95
 """Of JPEG and WebP, 1 to 100."""
+MOST_PIXELS = 500_000_000
+"""Of a picture that is read: more than cameras make of one, and still no file of a few KB takes all memory."""
 _LOADERS = frozenset({"pngload", "jpegload", "webpload", "tiffload"})
 _DTYPES: dict[str, type[np.unsignedinteger[Any]]] = {"uchar": np.uint8, "ushort": np.uint16}
 _INTERPRETATIONS = frozenset({"b-w", "srgb", "rgb", "grey16", "rgb16"})
@@ -101,8 +102,9 @@ def read_picture(path: str | os.PathLike[str]) -> Picture:
     the custom of the field.
 
     Raises:
-        ImageError: for a missing, damaged, truncated or oversized file (twice ``PIL.Image.MAX_IMAGE_PIXELS``); several
-            pictures in one file; or samples other than 8- or 16-bit grey or RGB, such as CMYK or float.
+        ImageError: for a missing, damaged, truncated or oversized file (:data:`MOST_PIXELS`; of BMP, twice
+            ``PIL.Image.MAX_IMAGE_PIXELS``); several pictures in one file; or samples other than 8- or 16-bit grey or
+            RGB, such as CMYK or float.
     """
     path = Path(path)
     if not path.is_file():
@@ -167,8 +169,9 @@ def _check(image: pyvips.Image, path: Path) -> None:
     loader = str(image.get("vips-loader")).removesuffix("_buffer")
     if loader not in _LOADERS:
         raise ImageError(path, f"neither PNG, JPEG, WebP, TIFF nor BMP ({loader})", "save it as one of them")
-    if image.width * image.height > 2 * (Image.MAX_IMAGE_PIXELS or image.width * image.height):
-        raise ImageError(path, f"too large ({image.width}x{image.height} pixels)", "cut it into smaller images")
+    if image.width * image.height > MOST_PIXELS:
+        found = f"too large ({image.width}x{image.height} pixels, expected {MOST_PIXELS // 10**6} megapixels at most)"
+        raise ImageError(path, found, "cut it into smaller images")
     if image.get_typeof("n-pages") and image.get("n-pages") > 1:
         pages = image.get("n-pages")
         raise ImageError(path, f"{pages} pictures in one file", "save the one that is meant as a file of its own")

@@ -23,8 +23,8 @@ from mtkd_dist.pictures.files import QUALITY
 from mtkd_dist.pictures.tiles import SMALLEST
 from mtkd_dist.pools.cluster import cluster, sigterm_as_interrupt
 from mtkd_dist.pools.photo_workers import worker_count
-from mtkd_dist.pools.upscale import Failure, PictureFile, UpscaleJob, upscale_here, upscale_on_workers
 from mtkd_dist.pools.teacher_worker import TeacherFile
+from mtkd_dist.pools.upscale import Failure, PictureFile, UpscaleJob, upscale_here, upscale_on_workers
 from mtkd_dist.report.counter import Advance, counter
 from mtkd_dist.report.screen import even_if_quiet, say
 from mtkd_dist.stages.inputs import fetched_weights
