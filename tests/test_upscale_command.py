@@ -86,6 +86,11 @@ def test_patterns_that_the_shell_left_alone_formats_and_suffixes(photos: Path, m
     )
 
 
+@pytest.mark.parametrize(("name", "format"), [("JPG", "jpg"), ("jpeg", "jpg"), (".TIFF", "tif"), ("webp", "webp")])
+def test_a_format_goes_by_all_its_names(name: str, format: str) -> None:
+    assert command.parser().parse_args(["a", "--model", "b", "--output", "c", "--format", name]).format == format
+
+
 def test_any_teacher_is_a_model(photos: Path, shared_dir: Path, tmp_path: Path) -> None:
     teacher = f"{shared_dir}/weights/rlfn_x2.pth:name=RLFN,input_range=255"
     assert run(photos / "00.png", "--model", teacher, "--output", tmp_path / "out") == EXIT_OK
@@ -211,6 +216,8 @@ def test_a_picture_that_the_format_cannot_hold_is_named_before_it_is_enlarged(
         (["--model", "MODEL", "--output", "out"], ["IN"]),
         (["photos", "--model", "MODEL", "--output", "out", "--tile", "8"], ["--tile", "160"]),
         (["photos", "--model", "MODEL", "--output", "out", "--quality", "101"], ["--quality", "1 to 100"]),
+        (["photos", "--model", "MODEL", "--output", "out", "--quality", "abc"], ["'abc'", "a number from 1 to 100"]),
+        (["photos", "--model", "MODEL", "--output", "out", "--quality", "²"], ["'²'", "a number from 1 to 100"]),
         (["photos", "--model", "MODEL", "--output", "out", "--format", "gif"], ["--format", "gif"]),
         (["photos", "--model", "MODEL", "--output", "out", "--force", "--skip-existing"], ["not allowed with"]),
         (["photos", "--model", "MODEL", "--output", "photos"], ["which is to be read", "--output"]),

@@ -90,6 +90,15 @@ def test_a_word_that_means_nothing_is_named(tmp_path: Path, word: str, expected:
         places(tmp_path, word)
 
 
+def test_what_is_hidden_in_a_folder_is_not_meant(tmp_path: Path) -> None:
+    touch(tmp_path, "set/a.png", "set/._a.png", "set/.thumbs/b.png", ".home/c.png", "none/._d.png")
+    assert places(tmp_path, "set") == {"set/a.png": "a.png"}
+    assert places(tmp_path, "s*") == {"set/a.png": "set/a.png"}
+    assert places(tmp_path, ".home", "set/._a.png") == {".home/c.png": "c.png", "set/._a.png": "._a.png"}
+    with pytest.raises(ConfigError, match="no images in .*none but hidden ones"):
+        places(tmp_path, "none")
+
+
 @pytest.mark.parametrize("word", ["", " "])
 def test_an_empty_word_is_not_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word: str) -> None:
     touch(tmp_path, "a.png")

@@ -68,7 +68,7 @@ def parser() -> argparse.ArgumentParser:
     add("inputs", nargs="+", metavar="IN", help="files, folders (with subfolders) and patterns")
     add("--model", required=True, metavar="FILE", help="weight file, FILE[:input_range=255]")
     add("--output", required=True, type=_folder, metavar="DIR", help="where to; keeps the structure of folders")
-    add("--format", choices=[*FORMATS], metavar="NAME", help="png, jpg, webp or tif; default: as each file is")
+    add("--format", type=_format, choices=[*FORMATS], metavar="NAME", help="png, jpg, webp or tif; default: as each file is")
     add("--suffix", type=_suffix, default="", metavar="TEXT", help="goes between name and ending, such as _x4")
     add("--quality", type=_between(1, 100), default=QUALITY, metavar="N", help=f"of JPEG and WebP (default: {QUALITY})")
     there = parser.add_mutually_exclusive_group()
@@ -86,6 +86,12 @@ def _folder(text: str) -> Path:
     return Path(text)
 
 
+def _format(text: str) -> str:
+    """The name in `FORMATS` where people write .JPG, jpeg or TIFF."""
+    name = text.lower().removeprefix(".")
+    return {"jpeg": "jpg", "tiff": "tif"}.get(name, name)
+
+
 def _suffix(text: str) -> str:
     if os.sep in text:
         raise argparse.ArgumentTypeError(f"{text!r} is no part of a file's name; expected one without {os.sep!r}")
@@ -94,10 +100,9 @@ def _suffix(text: str) -> str:
 
 def _between(least: int, most: int) -> Callable[[str], int]:
     def number(text: str) -> int:
-        value = int(text)
-        if not least <= value <= most:
-            raise argparse.ArgumentTypeError(f"{value} is not possible; expected {least} to {most}")
-        return value
+        if not text.isdecimal() or not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"{text!r} is not possible; expected a number from {least} to {most}")
+        return int(text)
 
     return number
 

@@ -18,7 +18,8 @@ def pictures_in(words: Sequence[str], output: Path) -> dict[Path, Path]:
     """Each file that `words` mean -> its place below the output folder; none twice.
 
     A file becomes one of its name. Of a folder, and of what a pattern's folders hold (those before its first wildcard),
-    the structure is kept. What lies in an output folder below is left out: it was made by an earlier command.
+    the structure is kept. What lies in an output folder below is left out, as it was made by an earlier command, and
+    what is hidden in a folder.
 
     Errors: ConfigError for a word that means no image.
     """
@@ -46,11 +47,20 @@ def _files(word: str, output: Path) -> Iterable[tuple[Path, Path]]:
     raise ConfigError(f"{word!r}: there is no such file or folder.{nearest(path.name, beside)}")
 
 
-def _images_of(folder: Path) -> list[str]:
+def _images_of(folder: str | Path) -> list[str]:
+    """Those that are not hidden: macOS puts a `._a.jpg`, which is no picture, beside each a.jpg on foreign disks."""
     try:
-        return image_files(folder)
+        files = image_files(folder)
     except ValueError as error:
         raise ConfigError(str(error)) from None
+    seen = [file for file in files if not _is_hidden(Path(file).relative_to(folder))]
+    if not seen:
+        raise ConfigError(f"no images in {folder} but hidden ones; name them one by one, if they are meant")
+    return seen
+
+
+def _is_hidden(below: Path) -> bool:
+    return any(part.startswith(".") for part in below.parts)
 
 
 def _matches(pattern: str, output: Path) -> list[tuple[Path, Path]]:
@@ -58,8 +68,8 @@ def _matches(pattern: str, output: Path) -> list[tuple[Path, Path]]:
     others = 0
     for match in sorted(glob.glob(pattern, recursive=True)):
         if os.path.isdir(match):
-            with contextlib.suppress(ValueError):  # no images in it
-                names += image_files(match)
+            with contextlib.suppress(ConfigError):  # no images in it
+                names += _images_of(match)
         elif is_image_name(os.path.basename(match)):
             names.append(match)
         else:
