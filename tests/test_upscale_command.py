@@ -86,6 +86,13 @@ def test_patterns_that_the_shell_left_alone_formats_and_suffixes(photos: Path, m
     )
 
 
+def test_one_picture_becomes_the_file_that_is_named(photos: Path, model: Path, tmp_path: Path) -> None:
+    large = tmp_path / "new" / "large.png"
+    assert run(photos / "00.png", "--model", model, "--output", large) == EXIT_OK
+    np.testing.assert_array_equal(read_picture(large).pixels, repeated(read_picture(photos / "00.png").pixels))
+    assert run(photos / "00.png", "--model", model, "--output", large) == EXIT_USAGE  # it is there already
+
+
 @pytest.mark.parametrize(("name", "format"), [("JPG", "jpg"), ("jpeg", "jpg"), (".TIFF", "tif"), ("webp", "webp")])
 def test_a_format_goes_by_all_its_names(name: str, format: str) -> None:
     assert command.parser().parse_args(["a", "--model", "b", "--output", "c", "--format", name]).format == format
@@ -221,7 +228,8 @@ def test_a_picture_that_the_format_cannot_hold_is_named_before_it_is_enlarged(
         (["photos", "--model", "MODEL", "--output", "out", "--format", "gif"], ["--format", "gif"]),
         (["photos", "--model", "MODEL", "--output", "out", "--force", "--skip-existing"], ["not allowed with"]),
         (["photos", "--model", "MODEL", "--output", "photos"], ["which is to be read", "--output"]),
-        (["photos", "--model", "MODEL", "--output", "photos/00.png"], ["photos/00.png", "cannot be written"]),
+        (["photos", "--model", "MODEL", "--output", "photos/00.png"], ["photos/00.png", "names a picture"]),
+        (["photos", "--model", "MODEL", "--output", "photos/00.png/x"], ["photos/00.png/x", "cannot be written"]),
         (["photos", "--model", "MODEL", "--output", "out", "--suffix", "a/b"], ["--suffix", "'a/b'", "without '/'"]),
         (["empty", "--model", "MODEL", "--output", "out"], ["no images in empty"]),
         (["photos/*.gif", "--model", "MODEL", "--output", "out"], ["matches no image"]),

@@ -8,7 +8,7 @@ import pytest
 
 from mtkd_dist.config.load import ConfigError
 from mtkd_dist.pools.upscale import PictureFile
-from mtkd_dist.upscale.files import check_targets, files_of, pictures_in, without_results
+from mtkd_dist.upscale.files import check_targets, files_of, files_to_make, pictures_in, without_results
 
 
 def touch(folder: Path, *names: str) -> None:
@@ -95,7 +95,7 @@ def test_what_is_hidden_in_a_folder_is_not_meant(tmp_path: Path) -> None:
     assert places(tmp_path, "set") == {"set/a.png": "a.png"}
     assert places(tmp_path, "s*") == {"set/a.png": "set/a.png"}
     assert places(tmp_path, ".home", "set/._a.png") == {".home/c.png": "c.png", "set/._a.png": "._a.png"}
-    with pytest.raises(ConfigError, match="no images in .*none but hidden ones"):
+    with pytest.raises(ConfigError, match=r"no images in .*none but hidden ones"):
         places(tmp_path, "none")
 
 
@@ -136,6 +136,37 @@ def test_a_file_keeps_its_name_and_format_where_they_can_be_written() -> None:
 
 def test_a_format_and_a_suffix_may_be_given() -> None:
     assert targets("webp", "_x4", "a.b.png", "c/d.jpg") == {"out/a.b_x4.webp": "webp", "out/c/d_x4.webp": "webp"}
+
+
+def test_one_file_may_be_given_the_name_of_what_it_becomes(tmp_path: Path) -> None:
+    touch(tmp_path, "a.png")
+    source, target = tmp_path / "a.png", tmp_path / "new" / "large.JPG"
+    assert files_to_make([str(source)], target, None, "") == [PictureFile(source, target, "jpg")]
+
+
+def test_a_folder_may_have_the_name_of_a_picture_if_it_is_there(tmp_path: Path) -> None:
+    touch(tmp_path, "a.png", "large.png/old.png")
+    (found,) = files_to_make([str(tmp_path / "a.png")], tmp_path / "large.png", None, "")
+    assert found.target == tmp_path / "large.png" / "a.png"
+
+
+@pytest.mark.parametrize(
+    ("words", "output", "format", "suffix"),
+    [
+        (["a.png", "b.png"], "large.png", None, ""),
+        (["one"], "large.png", None, ""),
+        (["one/*"], "large.png", None, ""),
+        (["a.png"], "large.bmp", None, ""),
+        (["a.png"], "large.png", "jpg", ""),
+        (["a.png"], "large.png", None, "_x4"),
+    ],
+)
+def test_the_name_of_a_picture_is_no_folder(
+    tmp_path: Path, words: list[str], output: str, format: str | None, suffix: str
+) -> None:
+    touch(tmp_path, "a.png", "b.png", "one/c.png")
+    with pytest.raises(ConfigError, match=rf"{output} names a picture; expected a folder, or of one input file"):
+        files_to_make([str(tmp_path / word) for word in words], tmp_path / output, format, suffix)
 
 
 # Nothing is written over

@@ -29,7 +29,7 @@ from mtkd_dist.report.counter import Advance, counter
 from mtkd_dist.report.screen import even_if_quiet, say
 from mtkd_dist.stages.inputs import fetched_weights
 from mtkd_dist.stages.models_to_score import weight_file
-from mtkd_dist.upscale.files import check_targets, existing, files_of, pictures_in, without_results
+from mtkd_dist.upscale.files import check_targets, existing, files_to_make, names_picture, without_results
 
 FEW = 16
 """Of fewer pictures than this, Ray would take longer to start than it saves."""
@@ -67,8 +67,14 @@ def parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("inputs", nargs="+", metavar="IN", help="files, folders (with subfolders) and patterns")
     add("--model", required=True, metavar="FILE", help="weight file, FILE[:input_range=255]")
-    add("--output", required=True, type=_folder, metavar="DIR", help="where to; keeps the structure of folders")
-    add("--format", type=_format, choices=[*FORMATS], metavar="NAME", help="png, jpg, webp or tif; default: as each file is")
+    add("--output", required=True, type=_folder, metavar="DIR", help="where to: a folder, or the name of one picture")
+    add(
+        "--format",
+        type=_format,
+        choices=[*FORMATS],
+        metavar="NAME",
+        help="png, jpg, webp or tif; default: as each file is",
+    )
     add("--suffix", type=_suffix, default="", metavar="TEXT", help="goes between name and ending, such as _x4")
     add("--quality", type=_between(1, 100), default=QUALITY, metavar="N", help=f"of JPEG and WebP (default: {QUALITY})")
     there = parser.add_mutually_exclusive_group()
@@ -115,10 +121,10 @@ def _upscale(flags: argparse.Namespace, console: Console) -> tuple[dict[str, Any
     tell = functools.partial(console.print, markup=False, highlight=False, soft_wrap=True)
     model = weight_file(fetched_weights(flags.model, tell))
     upscaler = _loaded(model)
-    files = files_of(pictures_in(flags.inputs, flags.output), flags.output, flags.format, flags.suffix)
+    files = files_to_make(flags.inputs, flags.output, flags.format, flags.suffix)
     files = files if flags.force else without_results(files)
     check_targets(files, flags.force or flags.skip_existing)
-    _check_writable(flags.output)
+    _check_writable(flags.output.parent if names_picture(flags.output) else flags.output)
     done_before = set(existing(files)) if flags.skip_existing else set()
     files = [file for file in files if file.target not in done_before]
     job = UpscaleJob(model, flags.self_ensemble, flags.tile, flags.quality, flags.force)

@@ -100,6 +100,28 @@ def _without_wildcards(pattern: Path) -> Path:
     return Path(*parts)
 
 
+def files_to_make(words: Sequence[str], output: Path, format: str | None, suffix: str) -> list[PictureFile]:
+    """What the files that `words` mean become: below a folder, or the one file that `output` names.
+
+    Errors: ConfigError, also where the name of a picture is given for anything else than one file.
+    """
+    places = pictures_in(words, output)
+    if not names_picture(output):
+        return files_of(places, output, format, suffix)
+    one_file = len(words) == 1 and Path(words[0]).is_file()
+    if one_file and format is None and not suffix and _can_be_written(output):
+        return [PictureFile(Path(words[0]), output, format_of(output))]
+    endings = " ".join(kind.suffix for kind in FORMATS.values())
+    raise ConfigError(
+        f"--output {output} names a picture; expected a folder, or of one input file a name that ends with one of "
+        f"{endings}, without --format and --suffix"
+    )
+
+
+def names_picture(output: Path) -> bool:
+    return is_image_name(output.name) and not output.is_dir()
+
+
 def files_of(places: dict[Path, Path], output: Path, format: str | None, suffix: str) -> list[PictureFile]:
     """What each file becomes. `format`: None for that of the file; `suffix` goes between name and ending."""
     files = []
