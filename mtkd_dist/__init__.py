@@ -14,8 +14,10 @@ __version__ = "0.1.0"
 def load(path: str | os.PathLike[str], **options: Any) -> Upscaler:
     """A student, or any other network in a weight file, that takes a picture and returns a larger one.
 
-    `student = mtkd_dist.load("student.safetensors"); student(Image.open("photo.png")).save("large.png")`. Options and
-    errors are those of :func:`mtkd_dist.pictures.load_upscaler`.
+    `student = mtkd_dist.load("student.safetensors"); large = student(Image.open("photo.jpg"))`. Pillow leaves colour
+    profile and EXIF out of a JPEG unless they are asked for:
+    `large.save("large.jpg", icc_profile=large.info.get("icc_profile"), exif=large.getexif())`. Options and errors are
+    those of :func:`mtkd_dist.pictures.load_upscaler`.
     """
     from mtkd_dist.pictures import load_upscaler  # here, so that `import mtkd_dist` loads no torch
 
