@@ -149,7 +149,7 @@ def write_picture(path: str | os.PathLike[str], picture: Picture, format: str, q
         temporary.unlink(missing_ok=True)
 
 
-def check_fits(path: str | os.PathLike[str], picture: Picture, format: str, scale: int = 1) -> None:
+def check_fits(path: str | Path, picture: Picture, format: str, scale: int = 1) -> None:
     """That a format holds a picture, once it is `scale` times as wide and as high; `path` is for the error.
 
     Raises:
