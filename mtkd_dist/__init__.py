@@ -16,8 +16,10 @@ def load(path: str | os.PathLike[str], **options: Any) -> Upscaler:
 
     `path` may be the folder of a finished run, too.
 
-    `student = mtkd_dist.load("student.safetensors"); student(Image.open("photo.png")).save("large.png")`. Options and
-    errors are those of :func:`mtkd_dist.pictures.load_upscaler`.
+    `student = mtkd_dist.load("student.safetensors"); large = student(Image.open("photo.jpg"))`. Pillow leaves colour
+    profile and EXIF out of a JPEG unless they are asked for:
+    `large.save("large.jpg", icc_profile=large.info.get("icc_profile"), exif=large.getexif())`. Options and errors are
+    those of :func:`mtkd_dist.pictures.load_upscaler`.
     """
     from pathlib import Path  # these are here, so that `import mtkd_dist` loads no torch
 

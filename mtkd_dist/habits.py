@@ -24,7 +24,8 @@ A command is a module with these, and an entry in `cli.py`:
 
 `_export` raises what goes wrong: `ConfigError` for wrong usage; `ValueError`, `ClusterError` and `TrainingFailed` with
 a sentence for people; `KeyboardInterrupt` with one where there is something to say. Before it has a console, it tells
-by `habits.tell`.
+by `habits.tell`. None of these fails where nobody reads what is printed; what is no line of a console goes through
+`say` of mtkd_dist.report.screen for that.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ from rich.console import Console
 from mtkd_dist.config.load import ConfigError
 from mtkd_dist.pools.errors import ClusterError, TrainingFailed, is_of_ray, root_cause
 from mtkd_dist.pools.placement import LayoutError
-from mtkd_dist.report.screen import capture_output
+from mtkd_dist.report.screen import Teller, capture_output, say
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 """Done; failed, or found that something is wrong; wrong usage, nothing was begun; interrupted."""
@@ -86,7 +87,7 @@ class Habits:
 
     def console(self) -> Console:
         """For a command beside which nobody else prints."""
-        return Console(stderr=self.json, quiet=self.quiet, emoji=False)
+        return Teller(stderr=self.json, quiet=self.quiet, emoji=False)
 
     def log_at(self, log: Path) -> AbstractContextManager[Console]:
         """A console, while all else that is printed goes to the end of the file `log`."""
@@ -141,6 +142,9 @@ class Parser(_Strict):
         )
         self.add_argument("-h", "--help", action="help", help=argparse.SUPPRESS)
 
+    def print_help(self, file: Any = None) -> None:
+        say(self.format_help().rstrip("\n"), file)
+
 
 def add_flags(parser: argparse.ArgumentParser, json_file: bool = False) -> None:
     """Those of `Habits`. `json_file`: whether `--json` takes a file, too."""
@@ -181,7 +185,7 @@ def command(argv: Sequence[str] | None, work: Callable[[list[str], Habits], obje
         return _end(habits, f"error: {in_words(error, habits.debug)}", status)
     result = done if isinstance(done, Result) else Result(done)
     if habits.json:
-        print(json.dumps(_plain(result.document), indent=2, default=str))
+        say(json.dumps(_plain(result.document), indent=2, default=str))
     return result.status
 
 
@@ -224,9 +228,9 @@ def write_story(error: Exception, log: Path) -> None:
 def _end(habits: Habits, text: str, status: int) -> int:
     if text:
         style = None if status == EXIT_INTERRUPTED else "bold red"
-        Console(stderr=True, emoji=False).print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+        Teller(stderr=True, emoji=False).print(text, style=style, markup=False, highlight=False, soft_wrap=True)
     if habits.json:
-        print(json.dumps({"error": text.removeprefix("error: ") or "interrupted", "exit_status": status}, indent=2))
+        say(json.dumps({"error": text.removeprefix("error: ") or "interrupted", "exit_status": status}, indent=2))
     return status
 
 

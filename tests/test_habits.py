@@ -6,7 +6,9 @@ import contextlib
 import importlib
 import json
 import logging
+import os
 import shlex
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -299,6 +301,51 @@ def test_a_scratch_log_is_kept_where_it_helps(
     texts = [log.read_text() for log in tmp_path.glob("mtkd-x-*.log")]
     assert len(texts) == kept
     assert all("of a worker" in text and "Traceback" in text for text in texts)
+
+
+# Whoever reads has gone
+
+
+UNREAD = """
+import sys
+from mtkd_dist.habits import command
+
+def work(words, habits):
+    for line in range(3):
+        habits.tell("before")
+    with habits.scratch_log("x") as console:
+        console.print("at work")
+        console.file.flush()
+    open(words[0], "w").close()
+    if words[1:]:
+        raise ValueError("it went wrong")
+    return {}
+
+sys.exit(command(sys.argv[1:], work))
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "unread", "status", "rest"),
+    [
+        ([], "stdout", 0, ""),
+        (["--json"], "stdout", 0, "before\nbefore\nbefore\nat work\n"),
+        (["fails"], "stdout", 1, "error: it went wrong\n"),
+        (["--json"], "stderr", 0, "{}\n"),
+        (["fails"], "stderr", 1, "before\nbefore\nbefore\nat work\n"),
+    ],
+)
+def test_the_work_is_done_in_silence_where_nobody_reads(
+    words: list[str], unread: str, status: int, rest: str, tmp_path: Path
+) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    streams: dict[str, int] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, unread: writer}
+    command = [sys.executable, "-c", UNREAD, str(tmp_path / "done"), *words]
+    done = subprocess.run(command, **streams, text=True, check=False)  # type: ignore[call-overload]
+    os.close(writer)
+    assert (tmp_path / "done").exists()
+    assert (done.returncode, done.stderr if unread == "stdout" else done.stdout) == (status, rest)
 
 
 # The commands

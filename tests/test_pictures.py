@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import pyvips
 import tifffile
 from PIL import Image, ImageCms
 
 from mtkd_dist.data import ImageError, read_image
-from mtkd_dist.pictures import Picture, format_of, read_picture, write_picture
+from mtkd_dist.pictures import Picture, files, format_of, read_picture, write_picture
 
 RNG = np.random.default_rng(7)
 PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -125,6 +126,49 @@ def test_tiff_takes_profile_and_resolution(tmp_path: Path) -> None:
         assert written.info["icc_profile"] == PROFILE
         assert written.info["dpi"] == pytest.approx((300, 300))
         assert written.getexif()[0x0112] == 1
+
+
+def resolution(path: Path) -> tuple[float, float] | None:
+    """Dots per inch, as Pillow reads it."""
+    with Image.open(path) as image:
+        return image.info.get("dpi")
+
+
+@pytest.mark.parametrize("kind", ["png", "jpg", "tif"])
+@pytest.mark.parametrize("format", ["png", "jpg", "tif"])
+def test_resolution_goes_along_without_exif(tmp_path: Path, kind: str, format: str) -> None:
+    given = through(tmp_path, Image.fromarray(smooth()), kind, dpi=(300, 150))
+    write_picture(tmp_path / "a", read_picture(given), format)
+    assert resolution(tmp_path / "a") == pytest.approx((300, 150), abs=0.02)  # PNG counts by the metre
+
+
+@pytest.mark.parametrize("kind", ["png", "jpg", "webp", "bmp"])
+@pytest.mark.parametrize("format", ["png", "jpg"])
+def test_a_resolution_that_nobody_said_is_not_made_up(tmp_path: Path, kind: str, format: str) -> None:
+    given = through(tmp_path, Image.fromarray(smooth()), kind, icc_profile=PROFILE)
+    write_picture(tmp_path / "a", read_picture(given), format)
+    assert resolution(tmp_path / "a") is None
+    assert read_picture(tmp_path / "a").pixels.shape == smooth().shape  # the checksum holds
+
+
+def test_resolution_in_the_exif_of_webp_goes_along(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[282], exif[283], exif[296] = 300.0, 300.0, 2
+    given = through(tmp_path, Image.fromarray(smooth()), "webp", exif=exif)
+    for format in ("jpg", "webp"):
+        write_picture(tmp_path / f"a.{format}", read_picture(given), format)
+    assert resolution(tmp_path / "a.jpg") == (300, 300)
+    with Image.open(tmp_path / "a.webp") as written:
+        assert written.getexif()[282] == 300
+
+
+def test_a_jpeg_begins_as_jpegs_do(tmp_path: Path) -> None:
+    for name in ("given.jpg", "plain.jpg"):
+        picture = read_picture(described(tmp_path / name)) if name == "given.jpg" else Picture(smooth())
+        write_picture(tmp_path / name, picture, "jpg")
+        data = (tmp_path / name).read_bytes()
+        assert data[:11] == b"\xff\xd8\xff\xe0\x00\x10JFIF\0"
+        assert data.count(b"JFIF\0") == 1
 
 
 @pytest.mark.parametrize("format", ["png", "jpg", "webp"])
@@ -288,8 +332,15 @@ def test_what_is_no_picture_is_refused(tmp_path: Path) -> None:
 
 def test_a_file_that_would_unpack_to_a_huge_picture_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = through(tmp_path, Image.fromarray(smooth()), "png")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    refused(path, "too large (48x64 pixels)")
+    monkeypatch.setattr(files, "MOST_PIXELS", 48 * 64 - 1)
+    refused(path, "too large (48x64 pixels, expected 0 megapixels at most)")
+    monkeypatch.setattr(files, "MOST_PIXELS", 48 * 64)
+    read_picture(path)
+
+
+def test_the_largest_pictures_of_cameras_are_no_bombs(tmp_path: Path) -> None:
+    pyvips.Image.black(16320, 12240).jpegsave(str(tmp_path / "phone.jpg"))  # 200 megapixels
+    assert read_picture(tmp_path / "phone.jpg").pixels.shape == (12240, 16320, 1)
 
 
 # What cannot be written

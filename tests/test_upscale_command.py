@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,8 @@ from PIL import Image
 
 from mtkd_dist import cli
 from mtkd_dist.habits import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE
-from mtkd_dist.pictures import Picture, read_picture, write_picture
+from mtkd_dist.pictures import Picture, Upscaler, read_picture, write_picture
+from mtkd_dist.pools.upscale import Failure
 from mtkd_dist.upscale import command
 from tests.nets import make_aggregator, make_teacher, nearest_teacher, write_photos
 
@@ -84,6 +86,18 @@ def test_patterns_that_the_shell_left_alone_formats_and_suffixes(photos: Path, m
     )
 
 
+def test_one_picture_becomes_the_file_that_is_named(photos: Path, model: Path, tmp_path: Path) -> None:
+    large = tmp_path / "new" / "large.png"
+    assert run(photos / "00.png", "--model", model, "--output", large) == EXIT_OK
+    np.testing.assert_array_equal(read_picture(large).pixels, repeated(read_picture(photos / "00.png").pixels))
+    assert run(photos / "00.png", "--model", model, "--output", large) == EXIT_USAGE  # it is there already
+
+
+@pytest.mark.parametrize(("name", "format"), [("JPG", "jpg"), ("jpeg", "jpg"), (".TIFF", "tif"), ("webp", "webp")])
+def test_a_format_goes_by_all_its_names(name: str, format: str) -> None:
+    assert command.parser().parse_args(["a", "--model", "b", "--output", "c", "--format", name]).format == format
+
+
 def test_any_teacher_is_a_model(photos: Path, shared_dir: Path, tmp_path: Path) -> None:
     teacher = f"{shared_dir}/weights/rlfn_x2.pth:name=RLFN,input_range=255"
     assert run(photos / "00.png", "--model", teacher, "--output", tmp_path / "out") == EXIT_OK
@@ -134,7 +148,7 @@ def test_an_output_that_appears_meanwhile_is_left_as_it_is(
     out = tmp_path / "out"
     before = command.upscale_here
 
-    def late(job: object, files: object, progress: object) -> Iterator[str | None]:
+    def late(job: object, files: object, progress: object) -> Iterator[Failure | None]:
         (out / "00.png").write_text("precious")
         return before(job, files, progress)  # type: ignore[arg-type]
 
@@ -163,13 +177,38 @@ def test_a_broken_file_is_named_at_the_end_and_the_others_are_done(
     assert screen.err.startswith(f"error: {photos}/sub/00.png: not a readable image")
 
 
-def test_a_picture_that_the_format_cannot_hold_is_named_by_its_own_name(
-    model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+def test_debug_shows_the_traceback_of_a_broken_file(
+    photos: Path, model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    write_picture(tmp_path / "clear.png", Picture(np.full((8, 8, 4), 100, np.uint8)), "png")
-    flags = ("--model", model, "--output", tmp_path / "out", "--format", "jpg")
-    assert run(tmp_path / "clear.png", *flags) == EXIT_FAILED
-    assert f"{tmp_path}/clear.png: transparent pixels, which .jpg cannot hold" in capfd.readouterr().err
+    spoil(photos / "sub" / "00.png")
+    assert run(photos, "--model", model, "--output", tmp_path / "out", "--debug") == EXIT_FAILED
+    traceback, _, error = capfd.readouterr().err.rpartition("error: ")
+    assert traceback.startswith("Traceback (most recent call last):\n")
+    assert "in read_picture" in traceback
+    assert error.startswith(f"{photos}/sub/00.png: not a readable image")
+
+
+@pytest.mark.parametrize(
+    ("shape", "format", "found"),
+    [
+        ((8, 8, 4), "jpg", "transparent pixels, which .jpg cannot hold"),
+        ((2, 8192, 3), "webp", "16384x4 pixels, and .webp ends at 16383 on each side"),
+    ],
+)
+def test_a_picture_that_the_format_cannot_hold_is_named_before_it_is_enlarged(
+    shape: tuple[int, ...],
+    format: str,
+    found: str,
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    write_picture(tmp_path / "given.png", Picture(np.full(shape, 100, np.uint8)), "png")
+    monkeypatch.setattr(Upscaler, "__call__", None)
+    flags = ("--model", model, "--output", tmp_path / "out", "--format", format)
+    assert run(tmp_path / "given.png", *flags) == EXIT_FAILED
+    assert f"{tmp_path}/given.png: {found}" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -179,13 +218,20 @@ def test_a_picture_that_the_format_cannot_hold_is_named_by_its_own_name(
         (["photos", "--model", "gone.pth", "--output", "out"], ["'gone.pth'", "weight file"]),
         (["photos", "--model", "edsr", "--output", "out"], ["'edsr'", "without weights"]),
         (["photos", "--model", "MODEL"], ["--output"]),
+        (["photos", "--model", "MODEL", "--output", ""], ["--output", "'' is no folder", "variable"]),
+        (["", "--model", "MODEL", "--output", "out"], ["'' is no file", "variable"]),
         (["--model", "MODEL", "--output", "out"], ["IN"]),
         (["photos", "--model", "MODEL", "--output", "out", "--tile", "8"], ["--tile", "160"]),
         (["photos", "--model", "MODEL", "--output", "out", "--quality", "101"], ["--quality", "1 to 100"]),
+        (["photos", "--model", "MODEL", "--output", "out", "--quality", "abc"], ["'abc'", "a number from 1 to 100"]),
+        (["photos", "--model", "MODEL", "--output", "out", "--quality", "²"], ["'²'", "a number from 1 to 100"]),
         (["photos", "--model", "MODEL", "--output", "out", "--format", "gif"], ["--format", "gif"]),
         (["photos", "--model", "MODEL", "--output", "out", "--force", "--skip-existing"], ["not allowed with"]),
         (["photos", "--model", "MODEL", "--output", "photos"], ["which is to be read", "--output"]),
-        (["photos", "--model", "MODEL", "--output", "photos/00.png"], ["photos/00.png", "cannot be written"]),
+        (["photos", "--model", "MODEL", "--output", "photos/00.png"], ["photos/00.png", "names a picture"]),
+        (["photos", "--model", "MODEL", "--output", "photos/00.png/x"], ["photos/00.png/x", "cannot be written"]),
+        (["photos", "--model", "MODEL", "--output", "out", "--suffix", "a/b"], ["--suffix", "'a/b'", "without '/'"]),
+        (["empty", "--model", "MODEL", "--output", "out"], ["no images in empty"]),
         (["photos/*.gif", "--model", "MODEL", "--output", "out"], ["matches no image"]),
     ],
 )
@@ -198,6 +244,7 @@ def test_wrong_usage_is_one_line_and_nothing_is_begun(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(photos.parent)
+    Path("empty").mkdir()
     before = names(photos)
     assert run(*[str(model) if word == "MODEL" else word for word in words]) == EXIT_USAGE
     error = capfd.readouterr().err
@@ -210,27 +257,73 @@ def test_wrong_usage_is_one_line_and_nothing_is_begun(
 
 def test_an_aggregator_is_refused(photos: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     aggregator = make_aggregator(tmp_path, [make_teacher(tmp_path, "a")])
-    assert run(photos, "--model", aggregator, "--output", tmp_path / "out") == EXIT_FAILED
+    assert run(photos, "--model", aggregator, "--output", tmp_path / "out") == EXIT_USAGE
     assert "is an aggregator" in capfd.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
-def test_an_interrupt_keeps_what_is_done_and_says_how_to_go_on(
-    photos: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    before, out = command.upscale_here, tmp_path / "out"
+def test_a_file_that_is_no_network_is_refused(photos: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for name in ("torn.pth", "torn.safetensors"):
+        (tmp_path / name).write_bytes(b"torn")
+        assert run(photos, "--model", tmp_path / name, "--output", tmp_path / "out") == EXIT_USAGE
+        assert f"error: {tmp_path}/{name}: " in capfd.readouterr().err
+    assert not (tmp_path / "out").exists()
 
-    def interrupted(job: object, files: object, progress: object) -> Iterator[str | None]:
+
+@contextmanager
+def interrupted_after_one() -> Iterator[None]:
+    before = command.upscale_here
+
+    def interrupted(job: object, files: object, progress: object) -> Iterator[Failure | None]:
         yield next(before(job, files, progress))  # type: ignore[arg-type]
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(command, "upscale_here", interrupted)
-    assert run(photos, "--model", model, "--output", out) == EXIT_INTERRUPTED
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(command, "upscale_here", interrupted)
+        yield
+
+
+def test_an_interrupt_keeps_what_is_done_and_says_how_to_go_on(
+    photos: Path, model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    with interrupted_after_one():
+        assert run(photos, "--model", model, "--output", out) == EXIT_INTERRUPTED
     assert "1 of 3 pictures are done; the same command with --skip-existing goes on" in capfd.readouterr().err
     assert names(out) == ["00.png"]
-    monkeypatch.undo()
     assert run(photos, "--model", model, "--output", out, "--skip-existing") == EXIT_OK
     assert names(out) == ["00.png", "sub/00.png", "sub/01.png"]
+
+
+def test_what_was_begun_in_the_folder_of_the_pictures_goes_on_as_the_interrupt_says(photos: Path, model: Path) -> None:
+    flags = (photos, "--model", model, "--output", photos, "--suffix", "_x2")
+    with interrupted_after_one():
+        assert run(*flags) == EXIT_INTERRUPTED
+    assert run(*flags, "--skip-existing") == EXIT_OK
+    expected = ["00.png", "00_x2.png", "sub/00.png", "sub/00_x2.png", "sub/01.png", "sub/01_x2.png"]
+    assert names(photos) == expected
+
+
+def test_what_was_begun_by_force_goes_on_as_the_interrupt_says(
+    photos: Path, model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    flags = (photos, "--model", model, "--output", tmp_path / "out")
+    with interrupted_after_one():
+        assert run(*flags, "--force") == EXIT_INTERRUPTED
+    assert "--skip-existing in place of --force goes on, and leaves older files" in capfd.readouterr().err
+    assert run(*flags, "--skip-existing") == EXIT_OK
+    assert names(tmp_path / "out") == ["00.png", "sub/00.png", "sub/01.png"]
+
+
+def test_an_input_is_not_written_over_by_force_because_it_looks_like_a_result(
+    photos: Path, model: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write_photos(photos, 1, side=12)[0].rename(photos / "00_x2.png")
+    write_photos(photos, 1, side=24)
+    before = (photos / "00_x2.png").read_bytes()
+    assert run(photos, "--model", model, "--output", photos, "--suffix", "_x2", "--force") == EXIT_USAGE
+    assert "00_x2.png, which is to be read" in capfd.readouterr().err
+    assert (photos / "00_x2.png").read_bytes() == before
 
 
 # Workers

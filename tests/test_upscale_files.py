@@ -8,7 +8,7 @@ import pytest
 
 from mtkd_dist.config.load import ConfigError
 from mtkd_dist.pools.upscale import PictureFile
-from mtkd_dist.upscale.files import check_targets, files_of, pictures_in
+from mtkd_dist.upscale.files import check_targets, files_of, files_to_make, pictures_in, without_results
 
 
 def touch(folder: Path, *names: str) -> None:
@@ -90,9 +90,26 @@ def test_a_word_that_means_nothing_is_named(tmp_path: Path, word: str, expected:
         places(tmp_path, word)
 
 
+def test_what_is_hidden_in_a_folder_is_not_meant(tmp_path: Path) -> None:
+    touch(tmp_path, "set/a.png", "set/._a.png", "set/.thumbs/b.png", ".home/c.png", "none/._d.png")
+    assert places(tmp_path, "set") == {"set/a.png": "a.png"}
+    assert places(tmp_path, "s*") == {"set/a.png": "set/a.png"}
+    assert places(tmp_path, ".home", "set/._a.png") == {".home/c.png": "c.png", "set/._a.png": "._a.png"}
+    with pytest.raises(ConfigError, match=r"no images in .*none but hidden ones"):
+        places(tmp_path, "none")
+
+
+@pytest.mark.parametrize("word", ["", " "])
+def test_an_empty_word_is_not_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word: str) -> None:
+    touch(tmp_path, "a.png")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=rf"^'{word}' is no file, folder or pattern; is a variable of the shell not"):
+        pictures_in([word], Path("out"))
+
+
 def test_a_folder_without_images_is_named(tmp_path: Path) -> None:
     touch(tmp_path, "set/notes.txt")
-    with pytest.raises(ValueError, match="no images in"):
+    with pytest.raises(ConfigError, match="no images in"):
         places(tmp_path, "set")
 
 
@@ -121,6 +138,37 @@ def test_a_format_and_a_suffix_may_be_given() -> None:
     assert targets("webp", "_x4", "a.b.png", "c/d.jpg") == {"out/a.b_x4.webp": "webp", "out/c/d_x4.webp": "webp"}
 
 
+def test_one_file_may_be_given_the_name_of_what_it_becomes(tmp_path: Path) -> None:
+    touch(tmp_path, "a.png")
+    source, target = tmp_path / "a.png", tmp_path / "new" / "large.JPG"
+    assert files_to_make([str(source)], target, None, "") == [PictureFile(source, target, "jpg")]
+
+
+def test_a_folder_may_have_the_name_of_a_picture_if_it_is_there(tmp_path: Path) -> None:
+    touch(tmp_path, "a.png", "large.png/old.png")
+    (found,) = files_to_make([str(tmp_path / "a.png")], tmp_path / "large.png", None, "")
+    assert found.target == tmp_path / "large.png" / "a.png"
+
+
+@pytest.mark.parametrize(
+    ("words", "output", "format", "suffix"),
+    [
+        (["a.png", "b.png"], "large.png", None, ""),
+        (["one"], "large.png", None, ""),
+        (["one/*"], "large.png", None, ""),
+        (["a.png"], "large.bmp", None, ""),
+        (["a.png"], "large.png", "jpg", ""),
+        (["a.png"], "large.png", None, "_x4"),
+    ],
+)
+def test_the_name_of_a_picture_is_no_folder(
+    tmp_path: Path, words: list[str], output: str, format: str | None, suffix: str
+) -> None:
+    touch(tmp_path, "a.png", "b.png", "one/c.png")
+    with pytest.raises(ConfigError, match=rf"{output} names a picture; expected a folder, or of one input file"):
+        files_to_make([str(tmp_path / word) for word in words], tmp_path / output, format, suffix)
+
+
 # Nothing is written over
 
 
@@ -139,11 +187,25 @@ def test_an_input_is_never_written_over(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"a\.png would be written over .*a\.png, which is to be read"):
         check_targets([file(tmp_path / "a.png", tmp_path / "a.png")], overwrite=True)
     files = [file(tmp_path / "a.png", tmp_path / "a_x4.png"), file(tmp_path / "a_x4.png", tmp_path / "a_x4_x4.png")]
-    with pytest.raises(ConfigError, match=r"a_x4\.png, which is to be read; give another --output"):
+    with pytest.raises(ConfigError, match=r"a_x4\.png, which is to be read; give another --output, or leave one"):
         check_targets(files, overwrite=True)
     (tmp_path / "link").symlink_to(tmp_path)
     with pytest.raises(ConfigError, match="which is to be read"):
         check_targets([file(tmp_path / "a.png", tmp_path / "link" / "a.png")], overwrite=True)
+
+
+def test_what_another_file_becomes_is_a_result_and_no_input(tmp_path: Path) -> None:
+    names = {"a": "a_x4", "a_x4": "a_x4_x4", "b": "b_x4"}
+    files = [file(tmp_path / f"{source}.png", tmp_path / f"{target}.png") for source, target in names.items()]
+    assert [found.source.stem for found in without_results(files)] == ["a", "b"]
+    (tmp_path / "link").symlink_to(tmp_path)
+    linked = file(tmp_path / "a.png", tmp_path / "link" / "a_x4.png")
+    assert without_results([linked, files[1]]) == [linked]
+
+
+def test_a_file_that_would_become_itself_stays_an_input_to_be_refused(tmp_path: Path) -> None:
+    files = [file(tmp_path / "a.png", tmp_path / "a.png")]
+    assert without_results(files) == files
 
 
 def test_what_is_there_is_written_over_only_on_request(tmp_path: Path) -> None:

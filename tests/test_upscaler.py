@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -153,6 +154,18 @@ def test_an_image_is_turned_upright_and_keeps_profile_exif_and_resolution(tmp_pa
     assert written.getexif().get(0x0112, 1) == 1
 
 
+def test_a_jpeg_gets_profile_and_exif_as_the_documentation_shows(tmp_path: Path) -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    exif = Image.Exif()
+    exif[0x8298] = "Jane Doe"
+    random_image("RGB").save(tmp_path / "a.jpg", exif=exif, icc_profile=profile)
+    large = upscaler()(Image.open(tmp_path / "a.jpg"))
+    large.save(tmp_path / "b.jpg", icc_profile=large.info.get("icc_profile"), exif=large.getexif())
+    with Image.open(tmp_path / "b.jpg") as written:
+        assert written.info["icc_profile"] == profile
+        assert written.getexif()[0x8298] == "Jane Doe"
+
+
 @pytest.mark.parametrize("mode", ["CMYK", "LAB", "HSV", "F", "I"])
 def test_other_modes_are_refused_by_name(mode: str) -> None:
     image = Image.new(mode, (4, 4))
@@ -209,6 +222,29 @@ def test_gradients_are_no_matter_of_pictures() -> None:
 def test_what_is_no_picture_is_refused_in_words(picture: np.ndarray | Tensor, expected: str) -> None:
     with pytest.raises(ValueError, match=expected):
         upscaler()(picture)
+
+
+@pytest.mark.parametrize("as_kind", [np.asarray, torch.from_numpy])
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (float("nan"), "the picture holds NaN"),
+        (float("-inf"), "the picture holds NaN or infinity"),
+        (255.0, r"floats up to 255; expected \[0,1\]: divide it"),
+        (1.3, r"floats up to 1.3; expected \[0,1\]"),
+    ],
+)
+def test_floats_that_are_not_of_0_to_1_are_refused(as_kind: Callable[..., Any], value: float, expected: str) -> None:
+    samples = RNG.random((3, 8, 3), np.float32)  # both (H,W,C) and (3,h,w)
+    samples[1, 2, 1] = value
+    with pytest.raises(ValueError, match=expected):
+        upscaler()(as_kind(samples))
+
+
+@pytest.mark.parametrize("as_kind", [np.asarray, torch.from_numpy])
+def test_floats_a_little_beyond_0_to_1_are_of_a_picture_that_was_resized(as_kind: Callable[..., Any]) -> None:
+    large = upscaler()(as_kind(np.full((3, 8, 3), 1.2, np.float32)))
+    assert large.max() == 1
 
 
 def test_a_path_is_no_picture() -> None:

@@ -15,12 +15,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyvips
 from numpy.typing import NDArray
-from PIL import Image
 
 from mtkd_dist.data.images import ImageError, read_image
+from mtkd_dist.pictures.resolution import forget_resolution, is_said, jfif, resolution_of, with_resolution
 
 QUALITY = 95
 """Of JPEG and WebP, 1 to 100."""
+MOST_PIXELS = 500_000_000
+"""Of a picture that is read: more than cameras make of one, and still no file of a few KB takes all memory."""
 _LOADERS = frozenset({"pngload", "jpegload", "webpload", "tiffload"})
 _DTYPES: dict[str, type[np.unsignedinteger[Any]]] = {"uchar": np.uint8, "ushort": np.uint16}
 _INTERPRETATIONS = frozenset({"b-w", "srgb", "rgb", "grey16", "rgb16"})
@@ -35,8 +37,8 @@ class Picture:
     """(H,W,C): grey, grey and alpha, RGB, or RGB and alpha; upright."""
     notes: Mapping[str, bytes | str] = field(default_factory=dict)
     """Colour profile and EXIF, by libvips's names."""
-    pixels_per_mm: tuple[float, float] = (1.0, 1.0)
-    """Across and down, as printed; 1 where nobody said."""
+    pixels_per_mm: tuple[float, float] | None = None
+    """Across and down, as printed; None where nobody said."""
 
     @property
     def has_alpha(self) -> bool:
@@ -58,10 +60,13 @@ class Format(NamedTuple):
 def _save_png(image: pyvips.Image, path: str, quality: int) -> None:
     # A filter makes photographs smaller by a third; the strongest compression would take ten times as long for 1 %.
     image.pngsave(path, compression=6, filter="paeth", keep=_keep(image))
+    if not is_said(image):
+        forget_resolution(path)
 
 
 def _save_jpeg(image: pyvips.Image, path: str, quality: int) -> None:
-    image.jpegsave(path, Q=quality, subsample_mode="off", keep=_keep(image))
+    data = image.jpegsave_buffer(Q=quality, subsample_mode="off", keep=_keep(image))
+    Path(path).write_bytes(data[:2] + jfif(image) + data[2:])
 
 
 def _save_webp(image: pyvips.Image, path: str, quality: int) -> None:
@@ -97,8 +102,9 @@ def read_picture(path: str | os.PathLike[str]) -> Picture:
     the custom of the field.
 
     Raises:
-        ImageError: for a missing, damaged, truncated or oversized file (twice ``PIL.Image.MAX_IMAGE_PIXELS``); several
-            pictures in one file; or samples other than 8- or 16-bit grey or RGB, such as CMYK or float.
+        ImageError: for a missing, damaged, truncated or oversized file (:data:`MOST_PIXELS`; of BMP, twice
+            ``PIL.Image.MAX_IMAGE_PIXELS``); several pictures in one file; or samples other than 8- or 16-bit grey or
+            RGB, such as CMYK or float.
     """
     path = Path(path)
     if not path.is_file():
@@ -109,7 +115,7 @@ def read_picture(path: str | os.PathLike[str]) -> Picture:
     try:
         image = pyvips.Image.new_from_buffer(data, "", memory=True, fail_on="error")
         _check(image, path)
-        return _decoded(image.autorot())
+        return _decoded(image.autorot(), resolution_of(image, data))
     except pyvips.Error as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         found = f"not a readable image ({lines[1] if len(lines) > 1 else lines[0]}; {len(data)} bytes)"
@@ -130,7 +136,8 @@ def write_picture(path: str | os.PathLike[str], picture: Picture, format: str, q
         ImageError: where the format cannot hold the picture. OSError where the folder cannot be written to.
     """
     path, kind = Path(path), FORMATS[format]
-    image = _encoded(_fitted(picture, kind, path))
+    check_fits(path, picture, format)
+    image = _encoded(_fitted(picture, kind))
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         temporary.touch()  # whose error says in words what is wrong with the folder
@@ -142,13 +149,29 @@ def write_picture(path: str | os.PathLike[str], picture: Picture, format: str, q
         temporary.unlink(missing_ok=True)
 
 
+def check_fits(path: str | Path, picture: Picture, format: str, scale: int = 1) -> None:
+    """That a format holds a picture, once it is `scale` times as wide and as high; `path` is for the error.
+
+    Raises:
+        ImageError: for a side that is too long, or transparent pixels where there is no alpha.
+    """
+    kind, pixels = FORMATS[format], picture.pixels
+    height, width = (scale * side for side in pixels.shape[:2])
+    if max(height, width) > kind.side:
+        found = f"{width}x{height} pixels, and {kind.suffix} ends at {kind.side} on each side"
+        raise ImageError(path, found, "take --format png")
+    if picture.has_alpha and not kind.alpha and pixels[..., -1].min() < np.iinfo(pixels.dtype).max:
+        raise ImageError(path, f"transparent pixels, which {kind.suffix} cannot hold", "take --format png or webp")
+
+
 def _check(image: pyvips.Image, path: Path) -> None:
     """Errors: ImageError for what is no single picture of a known kind. Nothing is decoded yet."""
     loader = str(image.get("vips-loader")).removesuffix("_buffer")
     if loader not in _LOADERS:
         raise ImageError(path, f"neither PNG, JPEG, WebP, TIFF nor BMP ({loader})", "save it as one of them")
-    if image.width * image.height > 2 * (Image.MAX_IMAGE_PIXELS or image.width * image.height):
-        raise ImageError(path, f"too large ({image.width}x{image.height} pixels)", "cut it into smaller images")
+    if image.width * image.height > MOST_PIXELS:
+        found = f"too large ({image.width}x{image.height} pixels, expected {MOST_PIXELS // 10**6} megapixels at most)"
+        raise ImageError(path, found, "cut it into smaller images")
     if image.get_typeof("n-pages") and image.get("n-pages") > 1:
         pages = image.get("n-pages")
         raise ImageError(path, f"{pages} pictures in one file", "save the one that is meant as a file of its own")
@@ -158,24 +181,18 @@ def _check(image: pyvips.Image, path: Path) -> None:
         raise ImageError(path, f"{found}, not 8- or 16-bit grey or RGB", mend)
 
 
-def _decoded(image: pyvips.Image) -> Picture:
+def _decoded(image: pyvips.Image, resolution: tuple[float, float] | None) -> Picture:
     notes = {name: image.get(name) for name in image.get_fields() if name.startswith("exif-") or name == _PROFILE}
     pixels = image.numpy().reshape(image.height, image.width, image.bands)
-    return Picture(pixels, notes, (image.xres, image.yres))
+    return Picture(pixels, notes, resolution)
 
 
-def _fitted(picture: Picture, kind: Format, path: Path) -> Picture:
-    """As much of the picture as the format holds. Errors: ImageError where that would be another picture."""
+def _fitted(picture: Picture, kind: Format) -> Picture:
+    """As much of a picture as a format holds that `check_fits` has let pass."""
     pixels, notes = picture.pixels, dict(picture.notes)
-    height, width, channels = pixels.shape
-    if max(height, width) > kind.side:
-        found = f"{width}x{height} pixels, and {kind.suffix} ends at {kind.side} on each side"
-        raise ImageError(path, found, "take --format png")
     if picture.has_alpha and not kind.alpha:
-        if pixels[..., -1].min() < np.iinfo(pixels.dtype).max:
-            raise ImageError(path, f"transparent pixels, which {kind.suffix} cannot hold", "take --format png or webp")
         pixels = pixels[..., :-1]
-    if channels <= 2 and not kind.grey:
+    if picture.pixels.shape[2] <= 2 and not kind.grey:
         pixels = np.concatenate([pixels[..., :1].repeat(3, -1), pixels[..., 1:]], -1)
         notes.pop(_PROFILE, None)  # of grey
     if pixels.dtype == np.uint16 and not kind.deep:
@@ -187,7 +204,7 @@ def _encoded(picture: Picture) -> pyvips.Image:
     pixels = picture.pixels
     names = ("grey16", "rgb16") if pixels.dtype == np.uint16 else ("b-w", "srgb")
     image = pyvips.Image.new_from_array(np.ascontiguousarray(pixels), interpretation=names[pixels.shape[2] > 2])
-    image = image.copy(xres=picture.pixels_per_mm[0], yres=picture.pixels_per_mm[1])
+    image = with_resolution(image, picture.pixels_per_mm)
     for name, value in picture.notes.items():
         kind = pyvips.GValue.blob_type if isinstance(value, bytes) else pyvips.GValue.gstr_type
         image.set_type(kind, name, value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +32,8 @@ from mtkd_dist.pictures.tiles import GRID, SMALLEST, enlarged_strips
 from mtkd_dist.pictures.transparency import Bounds, spread_colours
 
 AnyPicture = TypeVar("AnyPicture", Image.Image, NDArray[Any], Tensor)
+BRIGHTEST = 1.25
+"""Of floats in [0,1]: a picture that was resized goes a little beyond; one that goes further has another white."""
 Progress = Callable[[float], None]
 """Gets the share of a picture that is done, from 0 to 1."""
 _Put = Callable[[int, Tensor], None]
@@ -66,7 +69,9 @@ def load_upscaler(
 class Upscaler:
     """Enlarges pictures of any size, and gives back the kind that it was given.
 
-    - ``PIL.Image``: comes back upright, with colour profile, EXIF and transparency. A palette becomes RGB.
+    - ``PIL.Image``: comes back upright, with colour profile, EXIF and transparency. A palette becomes RGB. Pillow
+      writes what is asked for:
+      ``large.save("large.jpg", icc_profile=large.info.get("icc_profile"), exif=large.getexif())``.
     - numpy, (H,W) or (H,W,C) of grey, grey and alpha, RGB, or RGB and alpha: uint8, uint16, or floats in [0,1].
     - torch, (3,h,w) or (B,3,h,w) RGB: uint8 or floats in [0,1]; comes back on its own device, without gradients.
 
@@ -239,6 +244,7 @@ def _peak_of_array(picture: NDArray[Any]) -> float:
         return float(np.iinfo(picture.dtype).max)
     if not np.issubdtype(picture.dtype, np.floating):
         raise ValueError(f"an array of {picture.dtype} is no picture; expected uint8, uint16, or floats in [0,1]")
+    _check_floats(float(picture.min()), float(picture.max()))
     return 1.0
 
 
@@ -249,7 +255,18 @@ def _peak_of_tensor(picture: Tensor) -> float:
         return 255.0
     if not picture.is_floating_point():
         raise ValueError(f"a tensor of {picture.dtype} is no picture; expected uint8, or floats in [0,1]")
+    _check_floats(*(float(end) for end in picture.detach().aminmax()))
     return 1.0
+
+
+def _check_floats(least: float, most: float) -> None:
+    """Errors: ValueError where samples between these are none of [0,1]; both are NaN where one sample is."""
+    if not (math.isfinite(least) and math.isfinite(most)):
+        raise ValueError("the picture holds NaN or infinity; expected floats in [0,1]")
+    if most > BRIGHTEST:
+        raise ValueError(
+            f"the picture holds floats up to {most:g}; expected [0,1]: divide it by its white, such as 255"
+        )
 
 
 def _to_unit(pixels: NDArray[Any], peak: float) -> Tensor:

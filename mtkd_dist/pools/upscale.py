@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
+import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from mtkd_dist.data import ImageError
-from mtkd_dist.pictures import load_upscaler, read_picture, write_picture
+from mtkd_dist.pictures import check_fits, load_upscaler, read_picture, write_picture
 from mtkd_dist.pictures.memory import SHARE
 from mtkd_dist.pictures.upscaler import Progress
 from mtkd_dist.pools.device import pick_device, use_threads
@@ -22,8 +22,6 @@ from mtkd_dist.pools.teacher_worker import TeacherFile
 
 PATIENCE_SECONDS = 24 * 3600.0
 """So long a worker may be at one picture: a large one, on one core, is the work of hours."""
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,15 @@ class PictureFile:
     format: str
 
 
-def upscale_here(job: UpscaleJob, files: Sequence[PictureFile], progress: Progress) -> Iterator[str | None]:
+@dataclass(frozen=True)
+class Failure:
+    """What went wrong with a file: a sentence that names it, and the traceback, which a worker cannot show."""
+
+    text: str
+    traceback: str = ""
+
+
+def upscale_here(job: UpscaleJob, files: Sequence[PictureFile], progress: Progress) -> Iterator[Failure | None]:
     """What went wrong with each file, or None, in their order. `progress` hears what share of a picture is done.
 
     Errors: as `load_upscaler`.
@@ -59,7 +65,7 @@ def upscale_here(job: UpscaleJob, files: Sequence[PictureFile], progress: Progre
 
 def upscale_on_workers(
     job: UpscaleJob, files: Sequence[PictureFile], resources: Resources, workers: int | None = None
-) -> Iterator[tuple[PictureFile, str | None]]:
+) -> Iterator[tuple[PictureFile, Failure | None]]:
     """Each file with what went wrong with it, or None, as soon as it is done: over workers as `photo_workers` counts.
 
     A file of which workers die is one that went wrong. Errors: TrainingFailed where no worker can be started.
@@ -75,7 +81,7 @@ def upscale_on_workers(
             lambda worker, file: worker.upscale.remote(file),
             lambda file: str(file.source),
             watch=Watch[Any](PATIENCE_SECONDS, PATIENCE_SECONDS),
-            give_up=str,
+            give_up=lambda error: Failure(str(error)),
         )
 
 
@@ -89,7 +95,7 @@ class UpscaleWorker:
     def ready(self) -> None:
         """Returns once the process is up."""
 
-    def upscale(self, file: PictureFile) -> str | None:
+    def upscale(self, file: PictureFile) -> Failure | None:
         """What went wrong, or None."""
         return self._upscale(file, lambda share: None)
 
@@ -106,16 +112,16 @@ class _Upscaling:
             memory_share=memory_share,
         )
 
-    def __call__(self, file: PictureFile, progress: Progress) -> str | None:
+    def __call__(self, file: PictureFile, progress: Progress) -> Failure | None:
         try:
             self._upscale(file, progress)
         except Exception as error:  # whatever is wrong with one file, the others are to be done
-            logger.warning("%s could not be upscaled", file.source, exc_info=True)
-            return f"{file.source}: {_in_words(error)}"
+            return Failure(f"{file.source}: {_in_words(error)}", traceback.format_exc())
         return None
 
     def _upscale(self, file: PictureFile, progress: Progress) -> None:
         picture = read_picture(file.source)
+        check_fits(file.target, picture, file.format, self._upscaler.scale)  # before hours of work, not after
         larger = dataclasses.replace(picture, pixels=self._upscaler(picture.pixels, progress))
         if not self._job.overwrite and file.target.exists():
             raise FileExistsError(f"{file.target} was written by somebody else meanwhile; it was left as it is")

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import IO
 
 from rich.console import Console, ConsoleDimensions
 
@@ -20,7 +21,30 @@ _SAID = re.compile(r" mtkd_dist (INFO|WARNING|ERROR) ")
 """What a command itself says, in its log: it is on the screen already."""
 
 
-class _Screen(Console):
+class Teller(Console):
+    """A console that goes on in silence once nobody reads it any more, as after `| head -1`: the work is worth it."""
+
+    def on_broken_pipe(self) -> None:
+        _forget_reader(self.file)
+
+
+def say(text: str, stream: IO[str] | None = None) -> None:
+    """A line for a stream (None: stdout); nothing where its reader has gone."""
+    stream = stream or sys.stdout
+    try:
+        print(text, file=stream, flush=True)
+    except BrokenPipeError:
+        _forget_reader(stream)
+
+
+def _forget_reader(stream: IO[str]) -> None:
+    """What the stream still holds and will be given goes nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+
+
+class _Screen(Teller):
     """A console that asks its own file for the width: rich asks the standard streams, which now are the log."""
 
     @property  # type: ignore[misc]

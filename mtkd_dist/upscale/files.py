@@ -18,9 +18,10 @@ def pictures_in(words: Sequence[str], output: Path) -> dict[Path, Path]:
     """Each file that `words` mean -> its place below the output folder; none twice.
 
     A file becomes one of its name. Of a folder, and of what a pattern's folders hold (those before its first wildcard),
-    the structure is kept. What lies in an output folder below is left out: it was made by an earlier command.
+    the structure is kept. What lies in an output folder below is left out, as it was made by an earlier command, and
+    what is hidden in a folder.
 
-    Errors: ConfigError for a word that means nothing; ValueError for a folder without images.
+    Errors: ConfigError for a word that means no image.
     """
     places: dict[Path, Path] = {}
     seen: set[str] = set()
@@ -33,9 +34,11 @@ def pictures_in(words: Sequence[str], output: Path) -> dict[Path, Path]:
 
 
 def _files(word: str, output: Path) -> Iterable[tuple[Path, Path]]:
+    if not word.strip():  # Path("") is the current folder
+        raise ConfigError(f"{word!r} is no file, folder or pattern; is a variable of the shell not set?")
     path = Path(word)
     if path.is_dir():
-        return _below(path, image_files(path), output)
+        return _below(path, _images_of(path), output)
     if path.exists():
         return [(path, Path(path.name))]
     if glob.has_magic(word):
@@ -44,13 +47,29 @@ def _files(word: str, output: Path) -> Iterable[tuple[Path, Path]]:
     raise ConfigError(f"{word!r}: there is no such file or folder.{nearest(path.name, beside)}")
 
 
+def _images_of(folder: str | Path) -> list[str]:
+    """Those that are not hidden: macOS puts a `._a.jpg`, which is no picture, beside each a.jpg on foreign disks."""
+    try:
+        files = image_files(folder)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    seen = [file for file in files if not _is_hidden(Path(file).relative_to(folder))]
+    if not seen:
+        raise ConfigError(f"no images in {folder} but hidden ones; name them one by one, if they are meant")
+    return seen
+
+
+def _is_hidden(below: Path) -> bool:
+    return any(part.startswith(".") for part in below.parts)
+
+
 def _matches(pattern: str, output: Path) -> list[tuple[Path, Path]]:
     names: list[str] = []
     others = 0
     for match in sorted(glob.glob(pattern, recursive=True)):
         if os.path.isdir(match):
-            with contextlib.suppress(ValueError):  # no images in it
-                names += image_files(match)
+            with contextlib.suppress(ConfigError):  # no images in it
+                names += _images_of(match)
         elif is_image_name(os.path.basename(match)):
             names.append(match)
         else:
@@ -81,6 +100,28 @@ def _without_wildcards(pattern: Path) -> Path:
     return Path(*parts)
 
 
+def files_to_make(words: Sequence[str], output: Path, format: str | None, suffix: str) -> list[PictureFile]:
+    """What the files that `words` mean become: below a folder, or the one file that `output` names.
+
+    Errors: ConfigError, also where the name of a picture is given for anything else than one file.
+    """
+    places = pictures_in(words, output)
+    if not names_picture(output):
+        return files_of(places, output, format, suffix)
+    one_file = len(words) == 1 and Path(words[0]).is_file()
+    if one_file and format is None and not suffix and _can_be_written(output):
+        return [PictureFile(Path(words[0]), output, format_of(output))]
+    endings = " ".join(kind.suffix for kind in FORMATS.values())
+    raise ConfigError(
+        f"--output {output} names a picture; expected a folder, or of one input file a name that ends with one of "
+        f"{endings}, without --format and --suffix"
+    )
+
+
+def names_picture(output: Path) -> bool:
+    return is_image_name(output.name) and not output.is_dir()
+
+
 def files_of(places: dict[Path, Path], output: Path, format: str | None, suffix: str) -> list[PictureFile]:
     """What each file becomes. `format`: None for that of the file; `suffix` goes between name and ending."""
     files = []
@@ -94,6 +135,16 @@ def files_of(places: dict[Path, Path], output: Path, format: str | None, suffix:
 
 def _can_be_written(place: Path) -> bool:
     return is_image_name(place.name) and (place.suffix.lower() == ".png" or format_of(place) != "png")
+
+
+def without_results(files: Sequence[PictureFile]) -> list[PictureFile]:
+    """Those that no other file becomes: where the output folder is that of the input, these are earlier results.
+
+    Not for a command that writes over what is there: they might be pictures of somebody, too.
+    """
+    becomes = {os.path.realpath(file.source): os.path.realpath(file.target) for file in files}
+    results = {target for source, target in becomes.items() if target != source}
+    return [file for file in files if os.path.realpath(file.source) not in results]
 
 
 def check_targets(files: Sequence[PictureFile], overwrite: bool) -> None:
@@ -112,9 +163,10 @@ def check_targets(files: Sequence[PictureFile], overwrite: bool) -> None:
             )
         taken[target] = file.source
         if target in sources:
+            mend = "or --suffix _large" if sources[target] == file.source else "or leave one of them out"
             raise ConfigError(
                 f"{file.source} would be written over {sources[target]}, which is to be read; give another --output, "
-                "or --suffix _large"
+                f"{mend}"
             )
         if file.target.is_dir():
             raise ConfigError(f"{file.source} would become {file.target}, which is a folder; give another --output")
