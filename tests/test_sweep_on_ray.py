@@ -17,11 +17,13 @@ from typing import Any
 
 import pytest
 import ray
+import torch
 import yaml
 from ray.util import placement_group_table
 
 from mtkd_dist import launch
 from mtkd_dist.habits import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE
+from mtkd_dist.models import read_state_dict
 from mtkd_dist.train.audit import audit
 from mtkd_dist.train.checkpoints import Checkpoints
 from mtkd_dist.train.consumption import read_logs
@@ -241,14 +243,22 @@ def test_params_against_psnr_gives_a_front(sweeps: Sweeps) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_population_finds_a_schedule_that_the_best_configuration_holds(sweeps: Sweeps) -> None:
+def test_a_launch_of_the_schedule_that_a_population_found_ends_bit_equal(sweeps: Sweeps) -> None:
     flags = sweeps.flags("pbt", {"distil.learning_rate": {"loguniform": [1e-5, 1e-2]}}, distil=TRAINING | {"steps": 20})
     more = ["--scheduler", "pbt", "--pbt.population", "3", "--pbt.parts", "4", "--num-gpus", "2"]
     assert sweep.main([*flags, *more]) == EXIT_OK
     wait_for(nothing_is_reserved)
     rows = sweeps.rows("pbt")
     assert [row["status"] for row in rows.values()] == ["done"] * 3
-    assert len(yaml.safe_load((sweeps.folder / "pbt" / "best.yaml").read_text())["distil"]["rates"]) == 4
+    best = sweeps.folder / "pbt" / "best.yaml"
+    assert len(yaml.safe_load(best.read_text())["distil"]["rates"]) == 4
+
+    assert launch.main(["--config", str(best), "--num-gpus", "1"]) == EXIT_OK
+    winner = max(rows, key=lambda name: float(rows[name]["psnr_y"]))
+    found = read_state_dict(sweeps.folder / "pbt" / "trials" / winner / "student.safetensors")
+    launched = read_state_dict(sweeps.folder / "pbt-best" / "student.safetensors")
+    for name, tensor in found.items():
+        assert torch.equal(launched[name], tensor), name
 
 
 @pytest.mark.slow
