@@ -57,7 +57,7 @@ def run(folder: Path, name: str, store_bytes: int, link_bytes: int) -> tuple[dic
     flags += ["--images.cache", str(folder / "images"), "--output", str(folder / name)]
     # Slower than its teacher, which no aggregator holds back. A sample is 1 MB and a step 16: the window is more than
     # the link may hold.
-    flags += ["--student", "edsr-baseline:width=32,blocks=2", "--link.wire", "float32"]
+    flags += ["--student", "edsr-baseline:width=32,blocks=6", "--link.wire", "float32"]
     for key, value in {"steps": 6, "batch-size": 16, "patch": 128, "validate-every": 0}.items():
         flags += [f"--distil.{key}", str(value)]
     flags += ["--link.slot-size", "2", "--link.window-steps", "6", "--link.max-bytes", str(link_bytes)]

@@ -254,7 +254,7 @@ def test_a_launch_of_the_schedule_that_a_population_found_ends_bit_equal(sweeps:
     assert len(yaml.safe_load(best.read_text())["distil"]["rates"]) == 4
 
     assert launch.main(["--config", str(best), "--num-gpus", "1"]) == EXIT_OK
-    winner = max(rows, key=lambda name: float(rows[name]["psnr_y"]))
+    winner = max(rows, key=lambda name: float(rows[name]["psnr_y_db"]))
     found = read_state_dict(sweeps.folder / "pbt" / "trials" / winner / "student.safetensors")
     launched = read_state_dict(sweeps.folder / "pbt-best" / "student.safetensors")
     for name, tensor in found.items():
