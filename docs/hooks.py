@@ -21,8 +21,8 @@ FROM_ELSEWHERE = {"README.md": "index.md", "kernels/README.md": "kernels/README.
 CODE = {"mtkd_dist": "mtkd_dist", "kernels/mtkd_kernels": "mtkd_kernels", "tune/mtkd_tune": "mtkd_tune"}
 """Folder of a package -> its name."""
 
-# [text](target), but no image: those lie beside their pages.
-_LINK = re.compile(r"(?<!!)(\[(?:[^\[\]]|\[[^\[\]]*\])*\])\(([^)\s]+)\)")
+# [text](target), also of an image.
+_LINK = re.compile(r"(\[(?:[^\[\]]|\[[^\[\]]*\])*\])\(([^)\s]+)\)")
 
 
 def on_files(files: Files, config: Any) -> Files:

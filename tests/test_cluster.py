@@ -73,6 +73,16 @@ def test_an_address_where_nobody_listens_is_told_at_once(monkeypatch: pytest.Mon
             raise AssertionError("joined a cluster that does not exist")
 
 
+def test_a_cluster_that_cannot_be_started_is_told_with_what_ray_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**options: object) -> None:
+        raise Exception("The current node timed out during startup.")
+
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr("ray.init", refuse)
+    with pytest.raises(ClusterError, match=r"cannot start .*: The current node timed out"), cluster(ClusterConfig()):
+        raise AssertionError("there is no cluster")
+
+
 JOIN = """
 import sys
 from mtkd_dist.config.tree import ClusterConfig
