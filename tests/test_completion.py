@@ -90,6 +90,23 @@ def test_the_command_prints_the_script_of_the_shell(shell: str, capsys: pytest.C
     assert json.loads(capsys.readouterr().out)["script"] == script_of(shell)
 
 
+@pytest.mark.skipif(shutil.which("fish") is None, reason="fish is not installed")
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("mtkd ev", {"evaluate"}),
+        ("mtkd upscale --sel", {"--self-ensemble"}),
+        ("mtkd launch --method cross", {"crosskd"}),
+        ("mtkd launch --distil.ste", {"--distil.steps"}),
+    ],
+)
+def test_fish_completes_commands_flags_and_choices(line: str, offered: set[str], tmp_path: Path) -> None:
+    (tmp_path / "mtkd.fish").write_text(script_of("fish"))
+    words = f"source {tmp_path / 'mtkd.fish'}; complete -C '{line}'"
+    done = subprocess.run(["fish", "-c", words], capture_output=True, text=True, check=True)
+    assert {row.partition("\t")[0] for row in done.stdout.splitlines()} == offered
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_a_shell_that_is_there_reads_its_script(shell: str, tmp_path: Path) -> None:
     if shutil.which(shell) is None:
