@@ -12,7 +12,7 @@ from mtkd_dist import habits, launch
 from mtkd_dist.models import build_network, digest_file, load_strict, read_state_dict, save_network
 from tests.nets import TINY, TINY_AGGREGATOR, make_teacher, train_teacher, write_photos
 
-pytestmark = pytest.mark.usefixtures("ray_cluster")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]  # whole launches
 
 
 class Launched:
@@ -80,7 +80,6 @@ def test_there_is_no_teacher_pool_and_weights_say_what_they_learned_from(launche
         assert "wire" not in manifest["inputs"]
 
 
-@pytest.mark.slow
 def test_a_run_in_another_folder_renders_nothing_and_ends_with_the_same_weights(
     launched: Launched, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -103,7 +102,6 @@ def test_too_little_room_is_refused_before_anything_is_rendered(
     assert not list(tmp_path.rglob("*.npy"))
 
 
-@pytest.mark.slow
 def test_auto_says_what_both_cost_and_keeps_what_it_chose(
     launched: Launched, capfd: pytest.CaptureFixture[str]
 ) -> None:

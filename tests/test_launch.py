@@ -204,6 +204,7 @@ def test_repeating_the_command_does_nothing_again(launched: Launched, capfd: pyt
     assert len(registered(launched)) == 1
 
 
+@pytest.mark.slow
 def test_a_changed_setting_runs_only_what_depends_on_it(launched: Launched, capfd: pytest.CaptureFixture[str]) -> None:
     assert launched.launch("--distil.steps", "2") == 0
     screen = capfd.readouterr().out

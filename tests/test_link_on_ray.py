@@ -238,6 +238,7 @@ def test_a_student_goes_on_with_the_link_that_takes_the_place_of_a_dead_one(benc
     assert any("the link died" in note for note in notes)
 
 
+@pytest.mark.slow
 def test_a_link_killed_in_the_middle_of_a_training_changes_no_weight(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
