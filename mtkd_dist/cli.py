@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from mtkd_dist import __version__
 from mtkd_dist.config.load import nearest
 from mtkd_dist.habits import EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, FLAGS
-from mtkd_dist.report.screen import say
+from mtkd_dist.report.screen import print_line
 
 COMMANDS = {
     "launch": ("mtkd_dist.launch", "train teachers, aggregate, distil, evaluate"),
@@ -38,13 +38,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         status: int = command.main(words[1:])
         return status
     if words[:1] == ["--version"]:
-        say(f"mtkd-dist {__version__}")
+        print_line(f"mtkd-dist {__version__}")
         return EXIT_OK
     if words and words[0] not in ("-h", "--help"):
         unknown = f"error: unknown command {words[0]!r}.{nearest(words[0], COMMANDS)} `mtkd --help` lists them."
-        say(unknown, sys.stderr)
+        print_line(unknown, sys.stderr)
         return EXIT_USAGE
-    say(_help())
+    print_line(_help())
     return EXIT_OK
 
 

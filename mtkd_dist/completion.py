@@ -13,7 +13,7 @@ import shtab
 from mtkd_dist.cli import COMMANDS
 from mtkd_dist.config.load import SHORT, settings_of
 from mtkd_dist.habits import Habits, Parser, add_flags, command
-from mtkd_dist.report.screen import say
+from mtkd_dist.report.screen import print_line
 
 EXAMPLE = """example:
   mtkd completion bash > ~/.local/share/bash-completion/completions/mtkd
@@ -45,7 +45,7 @@ def _main(words: list[str], habits: Habits) -> object:
     shell = parser().parse_args(words).shell
     script = script_of(shell)
     if not habits.json:
-        say(script)
+        print_line(script)
     return {"shell": shell, "script": script}
 
 

@@ -8,7 +8,6 @@ import functools
 import io
 import os
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
@@ -22,7 +21,7 @@ from rich.console import Console
 from mtkd_dist.config.load import ConfigError
 from mtkd_dist.config.tree import ClusterConfig
 from mtkd_dist.data import find_photos
-from mtkd_dist.habits import Habits, Parser, command
+from mtkd_dist.habits import Habits, Parser, check_writable, command
 from mtkd_dist.pools.cluster import cluster, sigterm_as_interrupt
 from mtkd_dist.pools.evaluate import (
     ENSEMBLE_MARK,
@@ -184,10 +183,7 @@ def _check_outputs(outputs: dict[str, Path]) -> None:
         if path.is_dir() or not path.parent.is_dir():
             found = "it is a folder" if path.is_dir() else f"there is no folder {path.parent}"
             raise ConfigError(f"--{name} {path} cannot be written: {found}")
-        try:
-            tempfile.TemporaryFile(dir=path.parent).close()
-        except OSError as error:
-            raise ConfigError(f"--{name} {path} cannot be written: {error.strerror}") from None
+        check_writable(path.parent, f"--{name} {path}")
 
 
 def _write(outputs: dict[str, Path], scored: list[Scored], rows: list[Row], tables: list[ScoreTable]) -> None:

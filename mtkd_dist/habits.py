@@ -25,7 +25,7 @@ A command is a module with these, and an entry in `cli.py`:
 `_export` raises what goes wrong: `ConfigError` for wrong usage; `ValueError`, `ClusterError` and `TrainingFailed` with
 a sentence for people; `KeyboardInterrupt` with one where there is something to say. Before it has a console, it tells
 by `habits.tell`. None of these fails where nobody reads what is printed; what is no line of a console goes through
-`say` of mtkd_dist.report.screen for that.
+`print_line` of mtkd_dist.report.screen for that.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ from rich.console import Console
 from mtkd_dist.config.load import ConfigError
 from mtkd_dist.pools.errors import ClusterError, TrainingFailed, is_of_ray, root_cause
 from mtkd_dist.pools.placement import LayoutError
-from mtkd_dist.report.screen import Teller, capture_output, say
+from mtkd_dist.report.screen import Teller, capture_output, print_line
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 """Done; failed, or found that something is wrong; wrong usage, nothing was begun; interrupted."""
@@ -143,7 +143,7 @@ class Parser(_Strict):
         self.add_argument("-h", "--help", action="help", help=argparse.SUPPRESS)
 
     def print_help(self, file: Any = None) -> None:
-        say(self.format_help().rstrip("\n"), file)
+        print_line(self.format_help().rstrip("\n"), file)
 
 
 def add_flags(parser: argparse.ArgumentParser, json_file: bool = False) -> None:
@@ -185,7 +185,7 @@ def command(argv: Sequence[str] | None, work: Callable[[list[str], Habits], obje
         return _end(habits, f"error: {in_words(error, habits.debug)}", status)
     result = done if isinstance(done, Result) else Result(done)
     if habits.json:
-        say(json.dumps(_plain(result.document), indent=2, default=str))
+        print_line(json.dumps(_plain(result.document), indent=2, default=str))
     return result.status
 
 
@@ -198,6 +198,18 @@ def show_help(words: Sequence[str], brief: Parser) -> list[str]:
         brief.print_help()
         raise SystemExit(EXIT_OK)
     return ["--help" if word == "--help-all" else word for word in words]
+
+
+def check_writable(folder: Path, given: str) -> None:
+    """Makes the folder, so that nobody learns after hours of work that its result has no place.
+
+    `given`: the words that named it, such as `--output DIR`. Errors: ConfigError.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise ConfigError(f"{given} cannot be written: {error.strerror}") from None
 
 
 def is_for_people(error: BaseException) -> bool:
@@ -230,7 +242,9 @@ def _end(habits: Habits, text: str, status: int) -> int:
         style = None if status == EXIT_INTERRUPTED else "bold red"
         Teller(stderr=True, emoji=False).print(text, style=style, markup=False, highlight=False, soft_wrap=True)
     if habits.json:
-        say(json.dumps({"error": text.removeprefix("error: ") or "interrupted", "exit_status": status}, indent=2))
+        print_line(
+            json.dumps({"error": text.removeprefix("error: ") or "interrupted", "exit_status": status}, indent=2)
+        )
     return status
 
 

@@ -6,7 +6,6 @@ import argparse
 import os
 import re
 import sys
-import tempfile
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from itertools import chain
@@ -25,7 +24,7 @@ from mtkd_dist.export.publication import Publication, architecture, listed, meta
 from mtkd_dist.export.safetensors_file import by_mtkd_dist, by_spandrel, write_safetensors
 from mtkd_dist.export.source import Source, file_stem, read_source
 from mtkd_dist.export.trace import CHECKED, trace
-from mtkd_dist.habits import Habits, Parser, command
+from mtkd_dist.habits import Habits, Parser, check_writable, command
 from mtkd_dist.models import digest_file
 from mtkd_dist.report.screen import even_if_quiet
 from mtkd_dist.report.tables import parameters_text
@@ -96,7 +95,7 @@ def _export(flags: argparse.Namespace, console: Console) -> dict[str, Any]:
     stem = file_stem(publication.name, source.network.scale)
     files = {kind: [flags.output / f"{stem}{end}" for end in FILES[kind]] for kind in flags.formats}
     _refuse_existing(list(chain(*files.values())), flags.force)
-    _require_writable(flags.output)
+    check_writable(flags.output, f"--output {flags.output}")
     network = source.network
     what = f"{network.architecture}, x{network.scale}, {parameters_text(network.params)} parameters"
     _tell(console, f"model        {source.file}: {what}")
@@ -138,15 +137,6 @@ def _refuse_existing(files: Sequence[Path], force: bool) -> None:
             f"{', '.join(there)} {'are' if there[1:] else 'is'} there already; give --force to write over "
             f"{'them' if there[1:] else 'it'}, another --output or another --name"
         )
-
-
-def _require_writable(folder: Path) -> None:
-    """Makes it where it is not there."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise ConfigError(f"--output {folder} cannot be written: {error.strerror}") from None
 
 
 def _write_networks(

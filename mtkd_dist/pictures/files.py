@@ -85,13 +85,19 @@ FORMATS = {
     "tif": Format(".tif", _save_tiff, deep=True, alpha=True, grey=True, side=2**31 - 1),
 }
 """What can be written, by the names of `--format`."""
-_OTHER_SUFFIXES = {".jpeg": "jpg", ".tiff": "tif"}
+_OTHER_NAMES = {"jpeg": "jpg", "tiff": "tif"}
+
+
+def format_named(text: str) -> str:
+    """The name in :data:`FORMATS` where people write .JPG, jpeg or TIFF; what is no format stays."""
+    name = text.lower().removeprefix(".")
+    return _OTHER_NAMES.get(name, name)
 
 
 def format_of(path: Path) -> str:
     """The format of a file's name; what cannot be written (BMP) becomes PNG."""
-    suffix = path.suffix.lower()
-    return _OTHER_SUFFIXES.get(suffix) or next((name for name, f in FORMATS.items() if f.suffix == suffix), "png")
+    name = format_named(path.suffix)
+    return name if name in FORMATS else "png"
 
 
 def read_picture(path: str | os.PathLike[str]) -> Picture:

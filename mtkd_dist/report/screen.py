@@ -28,7 +28,7 @@ class Teller(Console):
         _forget_reader(self.file)
 
 
-def say(text: str, stream: IO[str] | None = None) -> None:
+def print_line(text: str, stream: IO[str] | None = None) -> None:
     """A line for a stream (None: stdout); nothing where its reader has gone."""
     stream = stream or sys.stdout
     try:

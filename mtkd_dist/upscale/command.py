@@ -6,7 +6,6 @@ import argparse
 import functools
 import os
 import sys
-import tempfile
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -17,8 +16,8 @@ from rich.console import Console
 
 from mtkd_dist.config.load import ConfigError
 from mtkd_dist.config.tree import ClusterConfig
-from mtkd_dist.habits import EXIT_FAILED, EXIT_OK, Habits, Parser, Result, command
-from mtkd_dist.pictures import FORMATS, Upscaler, load_upscaler
+from mtkd_dist.habits import EXIT_FAILED, EXIT_OK, Habits, Parser, Result, check_writable, command
+from mtkd_dist.pictures import FORMATS, Upscaler, format_named, load_upscaler
 from mtkd_dist.pictures.files import QUALITY
 from mtkd_dist.pictures.tiles import SMALLEST
 from mtkd_dist.pools.cluster import cluster, sigterm_as_interrupt
@@ -26,7 +25,7 @@ from mtkd_dist.pools.photo_workers import worker_count
 from mtkd_dist.pools.teacher_worker import TeacherFile
 from mtkd_dist.pools.upscale import Failure, PictureFile, UpscaleJob, upscale_here, upscale_on_workers
 from mtkd_dist.report.counter import Advance, counter
-from mtkd_dist.report.screen import even_if_quiet, say
+from mtkd_dist.report.screen import even_if_quiet, print_line
 from mtkd_dist.stages.inputs import fetched_weights
 from mtkd_dist.stages.models_to_score import weight_file
 from mtkd_dist.upscale.files import check_targets, existing, files_to_make, names_picture, without_results
@@ -52,7 +51,7 @@ def _main(words: list[str], habits: Habits) -> Result:
         document, failures = _upscale(flags, console)
     for failure in failures:
         more = failure.traceback if habits.debug else ""
-        say(f"{more}error: {failure.text}", sys.stderr)
+        print_line(f"{more}error: {failure.text}", sys.stderr)
     return Result(document, EXIT_FAILED if failures else EXIT_OK)
 
 
@@ -71,7 +70,7 @@ def parser() -> argparse.ArgumentParser:
     add("--output", required=True, type=_folder, metavar="DIR", help="where to: a folder, or the name of one picture")
     add(
         "--format",
-        type=_format,
+        type=format_named,
         choices=[*FORMATS],
         metavar="NAME",
         help="png, jpg, webp or tif; default: as each file is",
@@ -91,12 +90,6 @@ def _folder(text: str) -> Path:
     if not text.strip():  # Path("") is the current folder
         raise argparse.ArgumentTypeError(f"{text!r} is no folder; is a variable of the shell not set?")
     return Path(text)
-
-
-def _format(text: str) -> str:
-    """The name in `FORMATS` where people write .JPG, jpeg or TIFF."""
-    name = text.lower().removeprefix(".")
-    return {"jpeg": "jpg", "tiff": "tif"}.get(name, name)
 
 
 def _suffix(text: str) -> str:
@@ -125,7 +118,7 @@ def _upscale(flags: argparse.Namespace, console: Console) -> tuple[dict[str, Any
     files = files_to_make(flags.inputs, flags.output, flags.format, flags.suffix)
     files = files if flags.force else without_results(files)
     check_targets(files, flags.force or flags.skip_existing)
-    _check_writable(flags.output.parent if names_picture(flags.output) else flags.output)
+    check_writable(flags.output.parent if names_picture(flags.output) else flags.output, f"--output {flags.output}")
     done_before = set(existing(files)) if flags.skip_existing else set()
     files = [file for file in files if file.target not in done_before]
     job = UpscaleJob(model, flags.self_ensemble, flags.tile, flags.quality, flags.force)
@@ -205,12 +198,3 @@ class _Progress:
         """The picture is done, or given up."""
         self(1.0)
         self._share = 0.0
-
-
-def _check_writable(output: Path) -> None:
-    """Nobody shall learn after an hour that the pictures cannot be written. Errors: ConfigError."""
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=output).close()
-    except OSError as error:
-        raise ConfigError(f"--output {output} cannot be written to: {error.strerror}") from None
